@@ -1,0 +1,1 @@
+"""Records, metrics, selection, statistics and tables of benchmark runs; never imports torch."""

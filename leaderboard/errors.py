@@ -1,0 +1,7 @@
+"""The one error of this package that a user can cause."""
+
+from __future__ import annotations
+
+
+class RecordError(ValueError):
+    """A record, or a request about records, that the leaderboard refuses."""

@@ -1,0 +1,578 @@
+"""The record format: what a run leaves in its folder, and how it is written and read.
+
+A run folder is `<out>/<dataset>/<algorithm>/<run_id>/` and holds
+
+* `run.json`: resolved settings, environments, fingerprints, versions, hardware; written first;
+* `checks.jsonl`: one line a check, in ascending order of steps;
+* `last.ckpt` and optionally `selected.ckpt`: weights;
+* `status.json`: a sign of life while the run lasts;
+* `done.json`: written last, with the sha256 of the other files. A run without it is not finished.
+
+JSON has no token for NaN or an infinity: they are stored as null, and the check's line then says
+`"diverged": true`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
+
+from leaderboard.errors import RecordError
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+_Content = TypeVar("_Content")
+
+RUN_FILE = "run.json"
+CHECKS_FILE = "checks.jsonl"
+DONE_FILE = "done.json"
+STATUS_FILE = "status.json"
+LAST_CHECKPOINT = "last.ckpt"
+SELECTED_CHECKPOINT = "selected.ckpt"
+
+RUN_SCHEMA = "dgbench.run/1"
+DONE_SCHEMA = "dgbench.done/1"
+
+SelectionRule = Literal["train_val", "leave_one_out", "oracle", "last"]
+Role = Literal["train", "test", "unused"]
+State = Literal["finished", "diverged", "interrupted", "running", "failed"]
+
+
+class Settings(TypedDict):
+    """All that decides the numbers of a run, and nothing else: `run_id` hashes it."""
+
+    algo: dict[str, Any]
+    data: dict[str, Any]
+    network: dict[str, Any]
+    protocol: str
+    test_env: list[str]
+    train_env: list[str]
+    trial_seed: int
+    data_seed: int
+    hparams_seed: int
+    steps: int
+    check_every: int
+    selection: SelectionRule
+    precision: str
+    matmul_precision: Literal["highest", "high", "medium"]
+    deterministic: bool | Literal["warn"]
+    gradient_clip_val: NotRequired[float]
+    gradient_clip_algorithm: NotRequired[Literal["norm", "value"]]
+
+
+class SplitRecord(TypedDict):
+    """Size and fingerprint of one split of one environment."""
+
+    n: int
+    sha256: str
+
+
+class EnvironmentRecord(TypedDict):
+    """One environment and its part in the run; `splits` has `main` and, if it exists, `holdout`."""
+
+    index: int
+    name: str
+    role: Role
+    splits: dict[str, SplitRecord]
+
+
+class GitState(TypedDict):
+    """The commit that ran, and whether files differed from it; None outside a repository."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Provenance(TypedDict):
+    """When and by what code the run was made; `created` is ISO 8601 in UTC."""
+
+    created: str
+    argv: list[str]
+    git: GitState
+    python: str
+    packages: dict[str, str]
+
+
+class Hardware(TypedDict):
+    """What the run was made on."""
+
+    cpu: str
+    threads: int
+    devices: int
+    accelerator: str
+    memory_gb: float | None
+
+
+class RunJson(TypedDict):
+    """The content of `run.json`."""
+
+    schema: str
+    run_id: str
+    benchmark_version: str
+    settings: Settings
+    environments: list[EnvironmentRecord]
+    class_names: list[str]
+    data_fingerprint: str
+    provenance: Provenance
+    hardware: Hardware
+
+
+class SplitMetrics(TypedDict):
+    """What a check measures on one split (`leaderboard.metrics`); None if it is not finite."""
+
+    accuracy: float | None
+    nll: float | None
+    brier: float | None
+    ece: float | None
+    n: int
+
+
+class CheckLine(TypedDict):
+    """One line of `checks.jsonl`; the keys of `splits` are `<environment>/<main or holdout>`."""
+
+    step: int
+    seconds: float
+    train: dict[str, float | None]
+    splits: dict[str, SplitMetrics]
+    diverged: NotRequired[Literal[True]]
+
+
+class DoneJson(TypedDict):
+    """The content of `done.json`; `selected` maps each rule to its step, None if unavailable."""
+
+    schema: str
+    status: Literal["finished", "diverged"]
+    last_step: int
+    selected: dict[SelectionRule, int | None]
+    seconds: float
+    sha256: dict[str, str]
+
+
+class StatusJson(TypedDict):
+    """The content of `status.json`."""
+
+    status: Literal["running", "interrupted", "failed", "finished"]
+    step: int
+    error: str | None
+
+
+# Names and places
+
+
+def canonical_json(obj: object) -> str:
+    """Write `obj` as the one JSON text that stands for it: sorted keys, no spaces, ASCII.
+
+    Floats are written by `repr`, so 1 and 1.0 are different texts.
+
+    Raises:
+        RecordError: `obj` holds NaN, an infinity, or something that JSON cannot hold.
+    """
+    try:
+        return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RecordError(
+            f"cannot be written as JSON: {error}; allowed are dict, list, str, int, finite float, "
+            "bool and None: convert the value first"
+        ) from error
+
+
+def run_id(benchmark_version: str, settings: Mapping[str, Any] | Settings) -> str:
+    """Name the run of these settings: 16 hex digits of the sha256 of their canonical JSON."""
+    text = canonical_json({"benchmark_version": benchmark_version, "settings": settings})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folder_name(name: str) -> str:
+    """Turn the name of a data set or algorithm into a folder name of `[a-z0-9_-]` only.
+
+    A name made of these characters stays as it is. Any other one (`my_package.MyAlgorithm`) is
+    lowered, its other characters become `-`, and 8 hex digits of its sha256 follow: two names share
+    a folder only if their hashes collide or somebody types such a result as a name.
+
+    Raises:
+        RecordError: `name` is empty.
+    """
+    if not name:
+        raise RecordError("an empty name has no folder: name the data set and the algorithm")
+    if re.fullmatch(r"[a-z0-9_-]{1,100}", name):
+        return name
+    slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:80].strip("-")
+    return f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+
+
+def run_folder(out: str | os.PathLike[str], dataset: str, algorithm: str, run_id: str) -> Path:
+    """Place a run: `<out>/<dataset>/<algorithm>/<run_id>`; nothing is created."""
+    return Path(out) / folder_name(dataset) / folder_name(algorithm) / run_id
+
+
+# Writing
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Replace the file at `path` by `text` (UTF-8): a reader sees the old file or the new one.
+
+    The folder must exist. A kill leaves at most a hidden `.tmp` file, which no reader opens.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json_atomic(path: str | os.PathLike[str], obj: object) -> None:
+    """Replace the file at `path` by `obj` as indented JSON with sorted keys, atomically.
+
+    Raises:
+        RecordError: `obj` holds NaN, an infinity, or something that JSON cannot hold.
+    """
+    canonical_json(obj)
+    write_text_atomic(path, json.dumps(obj, sort_keys=True, indent=2, allow_nan=False) + "\n")
+
+
+def append_check(path: str | os.PathLike[str], line: CheckLine) -> None:
+    """Append one check to `checks.jsonl` in a single write, and flush it to the disk.
+
+    Numbers that are not finite become null, and the line then says `"diverged": true`. After a
+    kill, call `truncate_checks` before the first append: the last line may be torn.
+
+    Raises:
+        RecordError: the line does not follow the schema.
+    """
+    finite = _without_non_finite(line)
+    if finite != line:
+        finite["diverged"] = True
+    data = (canonical_json(validate_check(finite)) + "\n").encode()
+    with open(path, "ab", buffering=0) as file:
+        if file.write(data) != len(data):
+            raise OSError(f"{path}: the disk took only a part of a line: free some space")
+        os.fsync(file.fileno())
+
+
+def _without_non_finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, Mapping):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def truncate_checks(path: str | os.PathLike[str], last_step: int) -> None:
+    """Make `checks.jsonl` ready for a run resumed after `last_step`, atomically.
+
+    Keeps the lines with `step <= last_step` and drops a torn last line. A missing file stays so.
+    """
+    path = Path(path)
+    if path.exists():
+        kept = [line for line in read_checks(path) if line["step"] <= last_step]
+        write_text_atomic(path, "".join(canonical_json(line) + "\n" for line in kept))
+
+
+def write_done(
+    folder: str | os.PathLike[str],
+    *,
+    status: Literal["finished", "diverged"],
+    last_step: int,
+    selected: Mapping[SelectionRule, int | None],
+    seconds: float,
+) -> DoneJson:
+    """Close a run: write `done.json` with the sha256 of the record and of its checkpoints.
+
+    Args:
+        folder: The run folder; `run.json` and `checks.jsonl` must be there and complete.
+        status: Whether the run reached its budget or ended in numbers that are not finite.
+        last_step: Number of optimiser steps taken.
+        selected: The step that each selection rule picks, None where a rule is unavailable.
+        seconds: Wall time of the whole run.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RecordError: a value does not follow the schema, or the record is not there.
+    """
+    folder = Path(folder)
+    for name in (RUN_FILE, CHECKS_FILE):
+        if not (folder / name).exists():
+            raise RecordError(f"{folder}: no {name}, so the run cannot be closed: write it first")
+    names = (RUN_FILE, CHECKS_FILE, LAST_CHECKPOINT, SELECTED_CHECKPOINT)
+    done = validate_done(
+        {
+            "schema": DONE_SCHEMA,
+            "status": status,
+            "last_step": last_step,
+            "selected": dict(selected),
+            "seconds": seconds,
+            "sha256": {n: file_sha256(folder / n) for n in names if (folder / n).exists()},
+        }
+    )
+    write_json_atomic(folder / DONE_FILE, done)
+    return done
+
+
+# Validating
+
+
+def validate_run(obj: object) -> RunJson:
+    """Return `obj` as the content of `run.json`.
+
+    Raises:
+        RecordError: it does not follow the schema, was written by a newer version, its `run_id` is
+            not that of its settings, or its environments contradict its settings.
+    """
+    _refuse_other_schema(obj, RUN_SCHEMA)
+    run = cast(RunJson, _validate(obj, RUN_FILE))
+    expected = run_id(run["benchmark_version"], run["settings"])
+    if run["run_id"] != expected:
+        raise RecordError(
+            f"run.json: run_id {run['run_id']} does not belong to these settings, which have "
+            f"{expected}: restore the file, or run these settings again"
+        )
+    _refuse_other_roles(run)
+    return run
+
+
+def validate_check(obj: object) -> CheckLine:
+    """Return `obj` as a line of `checks.jsonl`.
+
+    Raises:
+        RecordError: it does not follow the schema.
+    """
+    return cast(CheckLine, _validate(obj, "check.json"))
+
+
+def validate_done(obj: object) -> DoneJson:
+    """Return `obj` as the content of `done.json`.
+
+    Raises:
+        RecordError: it does not follow the schema, or was written by a newer version.
+    """
+    _refuse_other_schema(obj, DONE_SCHEMA)
+    return cast(DoneJson, _validate(obj, DONE_FILE))
+
+
+def validate_status(obj: object) -> StatusJson:
+    """Return `obj` as the content of `status.json`.
+
+    Raises:
+        RecordError: it does not follow the schema.
+    """
+    return cast(StatusJson, _validate(obj, STATUS_FILE))
+
+
+def _refuse_other_roles(run: RunJson) -> None:
+    settings = run["settings"]
+    for role, names in (("train", settings["train_env"]), ("test", settings["test_env"])):
+        found = [e["name"] for e in run["environments"] if e["role"] == role]
+        if sorted(found) != sorted(names):
+            raise RecordError(
+                f"run.json: environments with role {role!r} are {found}, but settings.{role}_env "
+                f"is {names}: write the same names in both"
+            )
+
+
+def _refuse_other_schema(obj: object, ours: str) -> None:
+    given = obj.get("schema") if isinstance(obj, Mapping) else None
+    kind, version = ours.split("/")
+    match = re.fullmatch(rf"{re.escape(kind)}/(\d+)", given) if isinstance(given, str) else None
+    if match is None:
+        raise RecordError(f"schema {given!r} is not a {kind!r} record: expected {ours!r}")
+    if int(match[1]) > int(version):
+        raise RecordError(
+            f"schema {given!r} is newer than {ours!r}, the newest that this version reads: "
+            "upgrade dgbench"
+        )
+
+
+def _validate(obj: object, schema: str) -> object:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(schema).iter_errors(obj))
+    if error is not None:
+        place = ".".join(str(part) for part in error.absolute_path) or "the whole"
+        title = cast(Mapping[str, str], _validator(schema).schema)["title"]
+        raise RecordError(f"{title}: {place}: {error.message}; see leaderboard/schemas/{schema}")
+    return obj
+
+
+@functools.cache
+def _validator(schema: str) -> Draft202012Validator:
+    # Importing jsonschema costs more than all of this module, and most of its users only write.
+    from jsonschema import Draft202012Validator
+
+    text = resources.files("leaderboard").joinpath("schemas", schema).read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder tells it.
+
+    Attributes:
+        folder: The run folder.
+        run: The content of `run.json`.
+        checks: The checks in ascending order of steps.
+        done: The content of `done.json`, None if the run has not ended.
+        status: The content of `status.json`, None if absent.
+    """
+
+    folder: Path
+    run: RunJson
+    checks: tuple[CheckLine, ...]
+    done: DoneJson | None
+    status: StatusJson | None
+
+    @property
+    def state(self) -> State:
+        """What became of the run.
+
+        `done.json` alone ends a run: without it, a status "finished" is a run killed just before
+        the end, hence interrupted, like a run without status. "running" is what the run last said
+        of itself: a killed one says so until it is resumed.
+        """
+        if self.done is not None:
+            return self.done["status"]
+        if self.status is None or self.status["status"] == "finished":
+            return "interrupted"
+        return self.status["status"]
+
+
+def read_checks(path: str | os.PathLike[str]) -> list[CheckLine]:
+    """Read `checks.jsonl`; a missing file has no checks.
+
+    A last line without its line feed was torn by a kill and is left out, even if it parses.
+
+    Raises:
+        RecordError: a line is no valid check, or the steps do not ascend.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    whole_lines = path.read_bytes().split(b"\n")[:-1]
+    checks: list[CheckLine] = []
+    for number, data in enumerate(whole_lines, start=1):
+        try:
+            check = validate_check(_parse(data))
+        except RecordError as error:
+            raise RecordError(f"{path}, line {number}: {error}") from error
+        if checks and check["step"] <= checks[-1]["step"]:
+            raise RecordError(
+                f"{path}, line {number}: step {check['step']} follows step {checks[-1]['step']}, "
+                "but steps ascend: run these settings again"
+            )
+        checks.append(check)
+    return checks
+
+
+def read_run(folder: str | os.PathLike[str], *, verify_checkpoints: bool = False) -> Run:
+    """Read a run folder and verify the sha256 that `done.json` holds of the other files.
+
+    Args:
+        folder: A folder with a `run.json`.
+        verify_checkpoints: Also hash the checkpoints, which are large and may have been left behind
+            when the record was published.
+
+    Raises:
+        RecordError: the folder holds no valid record, or a file changed after the run ended.
+    """
+    folder = Path(folder)
+    if not (folder / RUN_FILE).exists():
+        raise RecordError(f"{folder}: no {RUN_FILE}, so this is no run folder: name one that is")
+    done = _read(folder / DONE_FILE, validate_done)
+    if done is not None:
+        names = done["sha256"] if verify_checkpoints else (RUN_FILE, CHECKS_FILE)
+        _verify(folder, {name: done["sha256"][name] for name in names})
+    run = _read(folder / RUN_FILE, validate_run)
+    assert run is not None
+    checks = tuple(read_checks(folder / CHECKS_FILE))
+    return Run(folder, run, checks, done, _read(folder / STATUS_FILE, validate_status))
+
+
+def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """List the run folders among and below `paths`, sorted, each once.
+
+    Raises:
+        RecordError: a path is no folder.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise RecordError(f"{path} is no folder: name run folders, or folders that hold some")
+        found.update((folder.resolve(), folder) for folder in _run_folders(path))
+    return [found[key] for key in sorted(found)]
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Hash the bytes of a file; 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run_folders(root: Path) -> list[Path]:
+    folders = []
+    for folder, children, files in os.walk(root):
+        if RUN_FILE in files:
+            folders.append(Path(folder))
+            children.clear()
+    return folders
+
+
+def _verify(folder: Path, expected: Mapping[str, str]) -> None:
+    for name, sha256 in expected.items():
+        path = folder / name
+        found = file_sha256(path) if path.exists() else "missing"
+        if found != sha256:
+            raise RecordError(
+                f"{path}: sha256 is {found}, but {DONE_FILE} says {sha256}: the file changed after "
+                "the run ended; restore it, or run these settings again"
+            )
+
+
+def _read(path: Path, validate: Callable[[object], _Content]) -> _Content | None:
+    if not path.exists():
+        return None
+    try:
+        return validate(_parse(path.read_bytes()))
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def _parse(data: bytes) -> object:
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordError(f"not JSON ({error}): restore it, or run these settings again") from error
+
+
+def _refuse_constant(token: str) -> object:
+    raise RecordError(f"holds {token}, which JSON does not have: such numbers are stored as null")
