@@ -1,0 +1,1 @@
+"""Multi-environment image data sets: environments, splits, fingerprints and batches."""
