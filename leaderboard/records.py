@@ -276,7 +276,7 @@ def append_check(path: str | os.PathLike[str], line: CheckLine) -> None:
         os.fsync(file.fileno())
 
 
-def _without_non_finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _without_non_finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_non_finite(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

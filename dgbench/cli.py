@@ -1,0 +1,167 @@
+"""The command line: ``python -m dgbench <command>``.
+
+Every error a user can cause ends here as one message and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dgbench import registry
+from dgbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: the command and what follows it.
+
+    Returns:
+        0 when it succeeded, 1 when what it checked was not in order, 2 when it was misused, 130
+        when a signal ended it.
+    """
+    from datamodules.errors import DataError
+    from leaderboard.errors import RecordError
+
+    try:
+        return _command(arguments)
+    except (UsageError, DataError, RecordError) as error:
+        sys.stderr.write(f"dgbench: {error}\n")
+        return _EXIT_USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("dgbench: interrupted\n")
+        return _EXIT_INTERRUPTED
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else _EXIT_USAGE
+
+
+def _command(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        from dgbench import BENCHMARK_VERSION, __version__
+
+        sys.stdout.write(f"dgbench {__version__}, benchmark version {BENCHMARK_VERSION}\n")
+        return 0
+    if name not in _COMMANDS:
+        raise UsageError(registry.unknown("command", name, list(_COMMANDS)))
+    return _COMMANDS[name](rest)
+
+
+def _usage() -> str:
+    lines = [
+        f"  {name:<12}{(command.__doc__ or '').splitlines()[0]}"
+        for name, command in _COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: dgbench <command> [options]",
+            "",
+            *lines,
+            "",
+            "dgbench <command> --help shows a command's options.",
+            "",
+        ]
+    )
+
+
+def _fit(arguments: list[str]) -> int:
+    """Trains one run: dgbench fit --algo irm --test-env 2."""
+    from dgbench.settings import resolve_arguments
+
+    settings = resolve_arguments(arguments)
+    console = _console()
+    from dgbench.fit import run
+    from dgbench.recorder import Interrupted
+    from dgbench.report import show
+
+    for source in settings.sources:
+        console.print(f"Settings of {source}", highlight=False)
+    try:
+        show(console, run(settings, console))
+    except Interrupted as interrupted:
+        sys.stderr.write(f"dgbench: {interrupted}\n")
+        return _EXIT_INTERRUPTED
+    return 0
+
+
+def _test(arguments: list[str]) -> int:
+    """Scores a checkpoint on every environment of its data set."""
+    parser = argparse.ArgumentParser(prog="dgbench test", description=_test.__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="last.ckpt or selected.ckpt")
+    options = parser.parse_args(arguments)
+    from dgbench.checkpoints import read, score
+    from dgbench.report import show_scores
+
+    checkpoint = read(options.checkpoint)
+    show_scores(_console(), checkpoint.settings, checkpoint.step, score(checkpoint))
+    return 0
+
+
+def _predict(arguments: list[str]) -> int:
+    """Labels images with a checkpoint and writes a CSV."""
+    parser = argparse.ArgumentParser(prog="dgbench predict", description=_predict.__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="last.ckpt or selected.ckpt")
+    parser.add_argument("images", type=Path, nargs="+", help="image files")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="CSV file: path, class, probability"
+    )
+    options = parser.parse_args(arguments)
+    from dgbench.checkpoints import predict, read
+
+    predict(read(options.checkpoint), options.images, options.out)
+    _console().print(f"{len(options.images)} images labelled in {options.out}", highlight=False)
+    return 0
+
+
+def _list(arguments: list[str]) -> int:
+    """Lists algorithms, data sets and protocols."""
+    parser = argparse.ArgumentParser(prog="dgbench list", description=_list.__doc__)
+    parser.parse_args(arguments)
+    from dgbench.catalogue import show
+
+    show(_console())
+    return 0
+
+
+def _leaderboard(arguments: list[str]) -> int:
+    """Builds tables from records: dgbench leaderboard build RUNS... --out DIR."""
+    parser = argparse.ArgumentParser(prog="dgbench leaderboard", description=_leaderboard.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="records in, one Markdown table out")
+    build.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold some")
+    build.add_argument("--out", type=Path, required=True, help="folder for LEADERBOARD.md")
+    options = parser.parse_args(arguments)
+    from leaderboard.build import build as build_tables
+
+    written = build_tables(options.runs, options.out)
+    _console().print(f"Table: {written}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "fit": _fit,
+    "test": _test,
+    "predict": _predict,
+    "list": _list,
+    "leaderboard": _leaderboard,
+}

@@ -1,0 +1,41 @@
+"""Sums over devices whose gradients come out right under DistributedDataParallel."""
+
+from __future__ import annotations
+
+import torch.distributed
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without a process group."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return 1
+
+
+def rank() -> int:
+    """This process's number among those that train together, from 0."""
+    return torch.distributed.get_rank() if world_size() > 1 else 0
+
+
+def global_sum(local: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, differentiable without communication in backward.
+
+    DistributedDataParallel *averages* the processes' gradients. The value returned is the global
+    sum; its gradient is that of ``world_size * local``, so that the average over the processes is
+    the gradient of the global objective, however non-linear that objective is in the sum: every
+    process evaluates it at the same value. The mean of per-process penalties is another function.
+
+    Args:
+        local: this process's contribution, any shape, float.
+
+    Returns:
+        The same shape: the sum over processes; ``local`` itself when there is one process.
+    """
+    processes = world_size()
+    if processes == 1:
+        return local
+    total = local.detach().clone()
+    torch.distributed.all_reduce(total)
+    scaled = local * processes
+    return scaled + (total - scaled.detach())

@@ -1,0 +1,142 @@
+"""Measures a network on the splits of a data set, every sample once, on any number of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from pytorch_lightning.plugins.precision import Precision
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from datamodules.base import EnvironmentDataModule
+from datamodules.environments import Split
+from dgbench.collectives import rank, world_size
+from dgbench.networks import Network
+from leaderboard import records
+
+CALIBRATION_BINS = 15
+
+
+class ClassificationMetrics(Metric):
+    """Accuracy, negative log-likelihood, Brier score and expected calibration error.
+
+    The leaderboard defines them in numpy (:mod:`leaderboard.metrics`); here they are sums of
+    float64, so that devices add up theirs to the numbers that one device would have found.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    bins: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # n, correct, negative log-likelihood, Brier
+        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
+        # correct and confidence, for each bin of confidence
+        bins = torch.zeros(2, CALIBRATION_BINS, dtype=torch.float64)
+        self.add_state("bins", bins, dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Adds samples.
+
+        Args:
+            logits: ``(n, classes)``, float.
+            targets: ``(n,)``, int64.
+        """
+        log_probabilities = logits.double().log_softmax(dim=-1)
+        probabilities = log_probabilities.exp()
+        confidence, predicted = probabilities.max(dim=-1)
+        correct = (predicted == targets).double()
+        one_hot = F.one_hot(targets, logits.shape[-1])
+        self.sums += torch.stack(
+            [
+                torch.full_like(correct, 1.0).sum(),
+                correct.sum(),
+                F.nll_loss(log_probabilities, targets, reduction="sum"),
+                (probabilities - one_hot).square().sum(),
+            ]
+        )
+        # Bin b holds the confidences in (b / 15, (b + 1) / 15].
+        edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64)[1:-1]
+        bin_index = torch.bucketize(confidence, edges.to(confidence.device))
+        members = F.one_hot(bin_index, CALIBRATION_BINS).double()
+        self.bins += torch.stack([correct, confidence]) @ members
+
+    def compute(self) -> records.SplitMetrics:
+        """The metrics of all samples added on all devices."""
+        count, correct, nll, brier = self.sums.tolist()
+        gaps = (self.bins[0] - self.bins[1]).abs().sum().item()
+        return {
+            "accuracy": correct / count,
+            "nll": nll / count,
+            "brier": brier / count,
+            "ece": gaps / count,
+            "n": round(count),
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network,
+    data: EnvironmentDataModule,
+    splits: Iterable[tuple[int, Split]],
+    device: torch.device,
+    precision: Precision,
+) -> dict[str, records.SplitMetrics]:
+    """Measures a network on splits, never augmented, in evaluation mode.
+
+    Args:
+        network: what is measured; its mode is as it was afterwards.
+        data: the data set.
+        splits: pairs of environment index and split; empty ones are left out.
+        device: where the network is.
+        precision: Lightning's precision plugin of the run.
+
+    Returns:
+        Metrics by ``<environment>/<split>``.
+    """
+    training = network.training
+    network.eval()
+    measured = {}
+    for environment, split in splits:
+        metrics = ClassificationMetrics().to(device)
+        for inputs, targets, _ in data.evaluation_batches(
+            environment, split, rank=rank(), world_size=world_size()
+        ):
+            with precision.forward_context():
+                logits = network(precision.convert_input(inputs.to(device)))
+            metrics.update(logits, targets.to(device))
+        measured[f"{data.environment_names[environment]}/{split}"] = metrics.compute()
+    network.train(training)
+    return measured
+
+
+def splits_for_selection(data: EnvironmentDataModule) -> list[tuple[int, Split]]:
+    """The splits that some selection rule reads, and the one whose accuracy is a run's number.
+
+    That is the holdout of training environments, and both splits of held-out ones.
+
+    Args:
+        data: the data set, with its environments' roles.
+    """
+    train: list[tuple[int, Split]] = [(index, "holdout") for index in data.train_environments]
+    test: list[tuple[int, Split]] = [
+        (index, split) for index in data.test_environments for split in ("main", "holdout")
+    ]
+    return [pair for pair in train + test if len(data.split_indices(*pair))]
+
+
+def all_splits(data: EnvironmentDataModule) -> list[tuple[int, Split]]:
+    """Every split of every environment that has samples.
+
+    Args:
+        data: the data set.
+    """
+    pairs: list[tuple[int, Split]] = [
+        (index, split)
+        for index in range(len(data.environment_names))
+        for split in ("main", "holdout")
+    ]
+    return [pair for pair in pairs if len(data.split_indices(*pair))]

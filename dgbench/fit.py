@@ -1,0 +1,271 @@
+"""Trains one run: from settings to a finished record."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+
+from datamodules.base import EnvironmentDataModule
+from datamodules.environments import SPLITS
+from dgbench import BENCHMARK_VERSION, registry
+from dgbench.algorithms.base import Algorithm
+from dgbench.errors import UsageError
+from dgbench.loggers import build_loggers
+from dgbench.networks import NetworkOptions, build_network
+from dgbench.progress import ProgressBar
+from dgbench.provenance import hardware, provenance
+from dgbench.recorder import Recorder
+from dgbench.runtime import matmul_precision, quiet_lightning
+from dgbench.settings import Settings
+from leaderboard import records
+
+
+def run(settings: Settings, console: Console | None = None) -> records.Run:
+    """Trains a run and records it, or returns the record that these settings have already.
+
+    Args:
+        settings: the resolved run.
+        console: where to show progress; None shows nothing.
+
+    Returns:
+        The finished record.
+
+    Raises:
+        UsageError: for settings that fit no data set or algorithm, an interrupted run that is
+            neither resumed nor forced, and a folder that cannot be written.
+        Interrupted: when a signal stopped it; the record is ready to be resumed.
+    """
+    data = build_data(settings)
+    deciding = deciding_settings(settings, data)
+    identity = records.run_id(BENCHMARK_VERSION, deciding)
+    folder = records.run_folder(
+        settings.out, settings.data["name"], settings.algo["name"], identity
+    )
+    if (folder / records.DONE_FILE).exists() and not settings.force:
+        return records.read_run(folder)
+    checkpoint = _checkpoint_to_resume(settings, folder, deciding)
+    with matmul_precision(settings.matmul_precision), quiet_lightning():
+        algorithm = build_algorithm(settings, data)
+        _prepare(folder, checkpoint)
+        _train(settings, data, algorithm, deciding, folder, checkpoint, console)
+    return records.read_run(folder)
+
+
+def build_data(settings: Settings) -> EnvironmentDataModule:
+    """The data set of a run, nothing of it loaded yet.
+
+    Args:
+        settings: the resolved run.
+    """
+    options = {key: value for key, value in settings.data.items() if key != "name"}
+    data: EnvironmentDataModule = registry.load("data set", settings.data["name"])(
+        **options,
+        test_envs=settings.test_env,
+        train_envs=settings.train_env,
+        data_seed=settings.data_seed,
+        trial_seed=settings.trial_seed,
+        steps=settings.steps,
+    )
+    return data
+
+
+def build_algorithm(settings: Settings, data: EnvironmentDataModule) -> Algorithm:
+    """The algorithm of a run with its initialised network.
+
+    Args:
+        settings: the resolved run.
+        data: its data set.
+    """
+    try:
+        network = build_network(
+            NetworkOptions(**settings.network),
+            data.input_shape,
+            len(data.class_names),
+            settings.trial_seed,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    options = {key: value for key, value in settings.algo.items() if key != "name"}
+    algorithm: Algorithm = registry.load("algorithm", settings.algo["name"])(
+        network=network, n_environments=len(data.train_environments), **options
+    )
+    return algorithm
+
+
+def deciding_settings(settings: Settings, data: EnvironmentDataModule) -> dict[str, Any]:
+    """All that decides the numbers of a run, with its environments by name.
+
+    Args:
+        settings: the resolved run.
+        data: its data set, which knows the names.
+    """
+    names = data.environment_names
+    return settings.deciding(
+        [names[index] for index in data.test_environments],
+        [names[index] for index in data.train_environments],
+    )
+
+
+def _train(
+    settings: Settings,
+    data: EnvironmentDataModule,
+    algorithm: Algorithm,
+    deciding: dict[str, Any],
+    folder: Path,
+    checkpoint: Path | None,
+    console: Console | None,
+) -> None:
+    data.setup()
+    recorder = Recorder(
+        folder,
+        _run_json(deciding, data),
+        data,
+        description(deciding, data),
+        check_all=settings.check_all,
+    )
+    callbacks: list[pl.Callback] = [recorder]
+    if console is not None:
+        callbacks.append(ProgressBar(console, deciding["train_env"], settings.check_every))
+    trainer = pl.Trainer(
+        max_steps=settings.steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=build_loggers(settings.logger, folder, deciding),
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **settings.trainer,
+    )
+    recorder.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device.type)
+    with _signals_asking(recorder):
+        trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+def _run_json(deciding: dict[str, Any], data: EnvironmentDataModule) -> records.RunJson:
+    fingerprints = data.fingerprints()
+    environments: list[records.EnvironmentRecord] = []
+    for index, name in enumerate(data.environment_names):
+        role: records.Role = "unused"
+        if index in data.test_environments:
+            role = "test"
+        elif index in data.train_environments:
+            role = "train"
+        splits: dict[str, records.SplitRecord] = {
+            split: {
+                "n": len(data.split_indices(index, split)),
+                "sha256": fingerprints[f"{name}/{split}"],
+            }
+            for split in SPLITS
+        }
+        environments.append({"index": index, "name": name, "role": role, "splits": splits})
+    content = {
+        "schema": records.RUN_SCHEMA,
+        "run_id": records.run_id(BENCHMARK_VERSION, deciding),
+        "benchmark_version": BENCHMARK_VERSION,
+        "settings": deciding,
+        "environments": environments,
+        "class_names": list(data.class_names),
+        "data_fingerprint": data.fingerprint,
+        "provenance": provenance(),
+        "hardware": hardware(1, "cpu"),
+    }
+    return records.validate_run(content)
+
+
+def description(deciding: dict[str, Any], data: EnvironmentDataModule) -> dict[str, Any]:
+    """What a checkpoint must say of itself to be of use without its record.
+
+    Args:
+        deciding: the run's settings.
+        data: its data set.
+    """
+    return {
+        "benchmark_version": BENCHMARK_VERSION,
+        "settings": deciding,
+        "class_names": list(data.class_names),
+        "input_shape": list(data.input_shape),
+        "preprocessing": data.preprocessing.to_dict(),
+    }
+
+
+def _checkpoint_to_resume(
+    settings: Settings, folder: Path, deciding: dict[str, Any]
+) -> Path | None:
+    """The checkpoint to go on from; None starts from the first step."""
+    checkpoint = folder / records.LAST_CHECKPOINT
+    if settings.resume is not None:
+        _refuse_other_settings(Path(settings.resume), folder, deciding)
+        return checkpoint if checkpoint.exists() else None
+    if checkpoint.exists() and not settings.force:
+        raise UsageError(
+            f"These settings have an interrupted run in {folder}. Go on with it by "
+            f"`dgbench fit --resume {folder}`, or start anew with --force."
+        )
+    return None
+
+
+def _refuse_other_settings(resumed: Path, folder: Path, deciding: dict[str, Any]) -> None:
+    if resumed.resolve() == folder.resolve():
+        return
+    recorded: dict[str, Any] = dict(records.read_run(resumed).run["settings"])
+    different = [
+        f"{key} was {recorded.get(key)!r} and is {deciding[key]!r}"
+        for key in deciding
+        if recorded.get(key) != deciding[key]
+    ]
+    raise UsageError(
+        f"--resume {resumed} goes on with a run as it was, but {'; '.join(different)}. "
+        "Leave these options out, or start another run without --resume."
+    )
+
+
+def _prepare(folder: Path, checkpoint: Path | None) -> None:
+    """Makes the run's folder, empty unless a checkpoint in it is gone on from."""
+    try:
+        if checkpoint is None and folder.exists():
+            # First: a record must not look finished while it is being replaced.
+            (folder / records.DONE_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out: the record's folder {folder} cannot be written ({error.strerror}). "
+            "Name a folder that can, with --out."
+        ) from error
+
+
+@contextlib.contextmanager
+def _signals_asking(recorder: Recorder) -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM stop the run after the step they interrupt, with a checkpoint.
+
+    An exception in the middle of an optimiser's step would leave half of the weights behind it.
+    A second signal of a kind acts as it always did.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        recorder.stop_requested = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

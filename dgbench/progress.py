@@ -1,0 +1,103 @@
+"""What a run shows while it trains: a bar in a terminal, a line a check elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dgbench.algorithms.base import Algorithm
+
+_REFRESH_SECONDS = 0.25
+
+
+class ProgressBar(pl.Callback):
+    """Shows the step, each environment's risk and the penalty.
+
+    Values are fetched four times a second and not every step: on a GPU each look waits for it.
+    """
+
+    def __init__(self, console: Console, environments: Sequence[str], check_every: int) -> None:
+        """Prepares the bar.
+
+        Args:
+            console: where to show it.
+            environments: names of the training environments.
+            check_every: steps between two lines where the console is no terminal.
+        """
+        self.console = console
+        self.environments = environments
+        self.check_every = check_every
+        self.shown = 0.0
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=console,
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the empty bar."""
+        self.task = self.bar.add_task("", total=trainer.max_steps, values="")
+        if self.console.is_terminal and trainer.is_global_zero:
+            self.bar.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Moves the bar, or prints a line at each check."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Algorithm)
+        step = trainer.global_step
+        if self.console.is_terminal:
+            if step == trainer.max_steps or time.monotonic() - self.shown > _REFRESH_SECONDS:
+                self.shown = time.monotonic()
+                values = self.describe(pl_module.outputs)
+                self.bar.update(self.task, completed=step, values=values)
+        elif step == 1 or step % self.check_every == 0 or step == trainer.max_steps:
+            values = self.describe(pl_module.outputs)
+            self.console.print(
+                f"step {step}/{trainer.max_steps}  {values}", highlight=False, soft_wrap=True
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leaves the full bar."""
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Gives the terminal back."""
+        self.bar.stop()
+
+    def describe(self, outputs: dict[str, Tensor]) -> str:
+        """One line of an objective's values.
+
+        Args:
+            outputs: what the objective returned.
+        """
+        risks = outputs.get("risks")
+        parts = (
+            []
+            if risks is None
+            else [
+                f"risk {name} {risk:.3f}"
+                for name, risk in zip(self.environments, risks.tolist(), strict=True)
+            ]
+        )
+        named = ("penalty",) if risks is not None else ("loss", "penalty")
+        parts += [f"{name} {outputs[name].item():.2e}" for name in named if name in outputs]
+        return "  ".join(parts)

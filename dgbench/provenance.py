@@ -1,0 +1,99 @@
+"""Where a run comes from: versions, commit, hardware. Everything a record says beside numbers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from leaderboard import records
+
+_PACKAGES = (
+    "dgbench",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "numpy",
+    "mlxtend",
+)
+
+
+def provenance() -> records.Provenance:
+    """Time, command, commit and package versions of this process."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": list(sys.argv),
+        "git": git_state(Path(__file__).parent.parent),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def hardware(devices: int, accelerator: str) -> records.Hardware:
+    """What this process runs on.
+
+    Args:
+        devices: number of devices that train together.
+        accelerator: their kind, ``cpu`` or ``cuda`` for example.
+    """
+    return {
+        "cpu": _processor(),
+        "threads": torch.get_num_threads(),
+        "devices": devices,
+        "accelerator": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
+        "memory_gb": _memory_gb(),
+    }
+
+
+def git_state(folder: Path) -> records.GitState:
+    """Commit of the checkout that a folder lies in, and whether its files differ from it.
+
+    Args:
+        folder: a folder; an installed package lies in no checkout of ours.
+    """
+    if not (folder / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        dirty = bool(_git(folder, "status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    return round(total / 2**30, 1)

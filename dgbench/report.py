@@ -1,0 +1,123 @@
+"""What a run shows when it has finished: one table, read from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from leaderboard import records
+
+_RULES = {
+    "last": "the last check",
+    "train_val": "the best mean holdout accuracy of the training environments",
+    "oracle": "the last check; oracle chooses only between runs, by the held-out holdout",
+    "leave_one_out": "several runs that hold out one more environment each",
+}
+
+_MARKS: dict[records.Role, str] = {"train": "", "test": " (held out)", "unused": " (unused)"}
+
+
+def show(console: Console, run: records.Run) -> None:
+    """Prints the table of a finished run, the selection, and where the record is.
+
+    Args:
+        console: where to print.
+        run: the run, with ``done``.
+    """
+    assert run.done is not None
+    settings = run.run["settings"]
+    rule = settings["selection"]
+    selected = run.done["selected"].get(rule)
+    step = run.done["last_step"] if selected is None else selected
+    roles = {environment["name"]: environment["role"] for environment in run.run["environments"]}
+    console.print(_table(settings, roles, step, _check(run, step)["splits"]))
+    console.print(f"Selected by {rule}: {_RULES[rule]}.", highlight=False)
+    console.print(_other_choice(run, rule), highlight=False)
+    if run.done["status"] == "diverged":
+        console.print(f"The run diverged: its loss was not finite at step {run.done['last_step']}.")
+    console.print(f"Record: {escape(str(run.folder))}", highlight=False, soft_wrap=True)
+
+
+def show_scores(
+    console: Console,
+    settings: Mapping[str, Any],
+    step: int,
+    splits: Mapping[str, records.SplitMetrics],
+) -> None:
+    """Prints the table of a checkpoint that was scored anew.
+
+    Args:
+        console: where to print.
+        settings: the settings of its run.
+        step: the step it was written at.
+        splits: metrics by ``<environment>/<split>``.
+    """
+    names = dict.fromkeys(split.rpartition("/")[0] for split in splits)
+    roles = {name: _role(settings, name) for name in names}
+    console.print(_table(settings, roles, step, splits))
+
+
+def _role(settings: Mapping[str, Any], name: str) -> records.Role:
+    if name in settings["test_env"]:
+        return "test"
+    return "train" if name in settings["train_env"] else "unused"
+
+
+def _check(run: records.Run, step: int) -> records.CheckLine:
+    return next(line for line in run.checks if line["step"] == step)
+
+
+def _table(
+    settings: Mapping[str, Any],
+    roles: Mapping[str, records.Role],
+    step: int,
+    splits: Mapping[str, records.SplitMetrics],
+) -> Table:
+    algorithm, data, protocol = (
+        settings["algo"]["name"],
+        settings["data"]["name"],
+        settings["protocol"],
+    )
+    title = f"{algorithm} on {data} ({protocol}), step {step}"
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("environment")
+    for column in ("main\naccuracy", "holdout\naccuracy", "main\nloss", "main calibration\nerror"):
+        table.add_column(column, justify="right")
+    for name, role in roles.items():
+        main, holdout = splits.get(f"{name}/main"), splits.get(f"{name}/holdout")
+        table.add_row(
+            escape(name) + _MARKS[role],
+            _percent(main and main["accuracy"]),
+            _percent(holdout and holdout["accuracy"]),
+            _number(main and main["nll"]),
+            _number(main and main["ece"]),
+            style="bold" if role == "test" else None,
+        )
+    return table
+
+
+def _other_choice(run: records.Run, rule: str) -> str:
+    """What `train_val` would have picked; where that is the rule, what the last check has."""
+    assert run.done is not None
+    other: records.SelectionRule = "last" if rule == "train_val" else "train_val"
+    step = run.done["selected"].get(other)
+    if step is None:
+        return f"{other} could not have chosen: it needs the holdout of every training environment."
+    splits = _check(run, step)["splits"]
+    accuracies = ", ".join(
+        f"{_percent(splits[f'{name}/main']['accuracy'])} in {escape(name)}"
+        for name in run.run["settings"]["test_env"]
+    )
+    return f"{other} would have picked step {step}: {accuracies}."
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
