@@ -32,8 +32,8 @@ def fit(**config: Any) -> Run:
     Raises:
         dgbench.errors.UsageError: for names and values that are not allowed.
     """
-    from dgbench.fit import run
     from dgbench.settings import resolve
+    from dgbench.training import run
 
     return run(resolve(config))
 

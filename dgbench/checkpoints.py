@@ -15,10 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from datamodules.preprocessing import Preprocessing
 from dgbench.errors import UsageError
 from dgbench.evaluation import all_splits, evaluate
-from dgbench.fit import build_data
 from dgbench.networks import Network, NetworkOptions, build_network
 from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings, recorded_config, resolve
+from dgbench.training import build_data
 from leaderboard import records
 
 

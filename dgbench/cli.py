@@ -84,9 +84,9 @@ def _fit(arguments: list[str]) -> int:
 
     settings = resolve_arguments(arguments)
     console = _console()
-    from dgbench.fit import run
     from dgbench.recorder import Interrupted
     from dgbench.report import show
+    from dgbench.training import run
 
     for source in settings.sources:
         console.print(f"Settings of {source}", highlight=False)

@@ -101,8 +101,13 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Makes every random draw of a step a function of the seed, the step and the device."""
-        seed = self.run["settings"]["trial_seed"]
-        torch.manual_seed(derive_seed(seed, "step", trainer.global_step, trainer.global_rank))
+        trial_seed = self.run["settings"]["trial_seed"]
+        seed = derive_seed(trial_seed, "step", trainer.global_step, trainer.global_rank)
+        # Not torch.manual_seed: that also notes a stack trace for every kind of absent device,
+        # which costs more than the step of a small network.
+        torch.default_generator.manual_seed(seed)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def on_train_batch_end(
         self,

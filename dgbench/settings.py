@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -52,6 +53,7 @@ _OWNED_BY_US = {
     "check_val_every_n_epoch": "--check-every",
     "accumulate_grad_batches": "--data.batch_size (penalties are not sums of their parts)",
     "logger": "--logger",
+    "log_every_n_steps": "--check-every",
     "enable_checkpointing": "--out",
     "default_root_dir": "--out",
     "callbacks": "--config",
@@ -287,8 +289,6 @@ def _second_phase(
 
 
 def _is_about_arguments(error: Exception) -> bool:
-    from argparse import ArgumentError
-
     return isinstance(error, ArgumentError | TypeError | ValueError | KeyError | OSError)
 
 
@@ -461,8 +461,6 @@ def _parser(names: Names | None = None) -> ArgumentParser:
 
 
 def _add_classes(parser: ArgumentParser, algo: str, dataset: str) -> None:
-    from argparse import SUPPRESS
-
     import pytorch_lightning as pl
 
     from dgbench.networks import NetworkOptions
@@ -486,7 +484,8 @@ def _add_classes(parser: ArgumentParser, algo: str, dataset: str) -> None:
 
 
 def _refuse_unknown(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    known = [option for action in parser._actions for option in action.option_strings]
+    shown = [action for action in parser._actions if action.help != SUPPRESS]
+    known = [option for action in shown for option in action.option_strings]
     for argument in arguments:
         flag = argument.partition("=")[0]
         if not flag.startswith("--") or flag in known:

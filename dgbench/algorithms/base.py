@@ -182,7 +182,7 @@ class Algorithm(pl.LightningModule):
             optimizer.state.clear()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over all parameters of the algorithm, with its step counters on the host."""
+        """Adam over all parameters, fused: a loop over them costs as much as a small network."""
         return torch.optim.Adam(
-            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )

@@ -15,7 +15,9 @@ from dgbench.search_space import LogInt, LogUniform
 
 
 class IRM(Algorithm):
-    """IRMv1 (Arjovsky et al., 2019, https://arxiv.org/abs/1907.02893, eq. 4).
+    """Invariant risk minimisation, IRMv1 (Arjovsky et al., 2019, eq. 4).
+
+    https://arxiv.org/abs/1907.02893
 
     Minimises ``mean_e R_e + w * mean_e penalty_e``, where ``penalty_e`` estimates the squared
     derivative of the environment's risk by a scale of the logits.

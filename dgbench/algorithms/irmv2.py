@@ -16,7 +16,9 @@ from dgbench.search_space import LogInt, LogUniform
 
 
 class IRMv2(Algorithm):
-    r"""IRMv2 (Khezeli et al., 2021, https://arxiv.org/abs/2106.09777).
+    r"""Invariant risk minimisation, IRMv2 (Khezeli et al., 2021).
+
+    https://arxiv.org/abs/2106.09777
 
     Minimises ``mean_e R_e + w * mean_e penalty_e``. The penalty of an environment is the squared
     norm of its risk's gradient by the linear head (weights and bias), measured with the inverse

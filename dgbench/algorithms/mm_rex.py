@@ -13,7 +13,9 @@ from dgbench.search_space import LogInt, Uniform
 
 
 class MMREx(Algorithm):
-    """MM-REx (Krueger et al., 2021, https://arxiv.org/abs/2003.00688, eq. 7).
+    """Minimax risk extrapolation, MM-REx (Krueger et al., 2021, eq. 7).
+
+    https://arxiv.org/abs/2003.00688
 
     Minimises ``(1 - m lambda_min) max_e R_e + lambda_min sum_e R_e`` over m environments: the worst
     affine combination of the risks whose coefficients are at least ``lambda_min``. That is

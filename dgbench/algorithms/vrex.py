@@ -13,7 +13,9 @@ from dgbench.search_space import LogInt, LogUniform
 
 
 class VREx(Algorithm):
-    """V-REx (Krueger et al., 2021, https://arxiv.org/abs/2003.00688, eq. 8).
+    """Variance risk extrapolation, V-REx (Krueger et al., 2021, eq. 8).
+
+    https://arxiv.org/abs/2003.00688
 
     Minimises ``mean_e R_e + w * Var_e R_e`` with the population variance over environments.
 

@@ -140,6 +140,7 @@ def _train(
         max_epochs=-1,
         limit_val_batches=0,
         num_sanity_val_steps=0,
+        log_every_n_steps=min(settings.check_every, settings.steps),
         logger=build_loggers(settings.logger, folder, deciding),
         callbacks=callbacks,
         enable_checkpointing=False,

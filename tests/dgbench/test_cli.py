@@ -1,0 +1,115 @@
+"""Every error that a user can cause is one message with the way out, and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.dgbench.tiny import TINY, command
+
+FIT = ("fit", "--algo", "irm", "--test-env", "2", *TINY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("fut",), ["no command 'fut'", "Did you mean fit", "predict"]),
+        (("fit",), ["Name an algorithm with --algo", "erm, irm"]),
+        (("fit", "--algo", "imr", "--test-env", "2"), ["Did you mean irm", "vrex"]),
+        (("fit", "--algo"), ["--algo needs a value"]),
+        (("fit", "--algo", "erm"), ["--test-env", "dgbench list"]),
+        ((*FIT, "--dataset", "coloured_mnist"), ["Did you mean colored_mnist"]),
+        ((*FIT, "--protocol", "digit"), ["Did you mean digits"]),
+        ((*FIT, "--test-env", "7"), ["7 is out of range", "2 = -90%"]),
+        ((*FIT, "--test-env", "+95%"), ["+95%", "+90%"]),
+        ((*FIT, "--train-env", "2"), ["-90%"]),
+        ((*FIT, "--algo.penalty_wieght", "1"), ["--algo.penalty_weight", "There are:"]),
+        ((*FIT, "--algo.penalty_weight", "much"), ["--algo.penalty_weight", "float", "much"]),
+        ((*FIT, "--algo.estimator", "half"), ["--algo.estimator", "full", "split"]),
+        ((*FIT, "--steps", "0"), ["--steps is 0", "at least 1"]),
+        ((*FIT, "--steps", "many"), ["--steps", "int"]),
+        ((*FIT, "--trainer.max_steps", "3"), ["--trainer.max_steps", "use --steps"]),
+        ((*FIT, "--trainer.devics", "1"), ["Did you mean --trainer.devices"]),
+        ((*FIT, "--trainer.accumulate_grad_batches", "2"), ["--data.batch_size"]),
+        ((*FIT, "--config", "nowhere.yaml"), ["nowhere.yaml", "cannot be read"]),
+        ((*FIT, "--out", "/proc/nowhere"), ["/proc/nowhere", "cannot be written"]),
+        ((*FIT, "--logger", "tensorbord"), ["tensorbord", "tensorboard"]),
+        ((*FIT, "--resume", "last", "--out", "/nowhere"), ["/nowhere", "unfinished"]),
+        ((*FIT, "--network.width", "0"), ["network.width is 0"]),
+        ((*FIT, "--data.draws", "0"), ["draws"]),
+        (
+            [
+                "fit",
+                "--algo",
+                "erm",
+                "--test-env",
+                "0",
+                "--dataset",
+                "rotated_mnist",
+                "--network.logits",
+                "one",
+            ],
+            ["there are 10", "--network.logits all"],
+        ),
+        (("fit", "--algo", "vrex", "--test-env", "2", "--train-env", "0"), ["at least 2"]),
+        (("fit", "--algo", "nowhere.Class", "--test-env", "2"), ["nowhere", "installed"]),
+        (("test", "--checkpoint", "nowhere.ckpt"), ["no checkpoint nowhere.ckpt"]),
+        (("leaderboard", "build", "nowhere", "--out", "board"), ["nowhere", "folder"]),
+    ],
+)
+def test_misuse_is_one_message_and_exit_code_2(arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = command(*arguments)
+    assert code == 2
+    assert errors.startswith("dgbench: ")
+    assert "Traceback" not in errors
+    for part in expected:
+        assert part in errors
+    assert not (tmp_path / "runs").exists(), "a misused command left something behind"
+
+
+@pytest.mark.parametrize("content", ["algo: [", "just words", "algo: {nmae: irm}", "stepps: 3"])
+def test_an_unreadable_configuration_is_refused(content, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    code, _, errors = command(*FIT, "--config", path)
+    assert code == 2
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_help_names_commands_and_options():
+    assert all(name in command("--help")[1] for name in ("fit", "predict", "leaderboard"))
+    assert "--test-env" in command("fit", "--help")[1]
+    code, shown, _ = command("fit", "--algo", "irm", "--help")
+    assert code == 0
+    assert "--algo.penalty_weight" in shown
+    assert "biased upwards" in shown  # the docstring
+    assert "penalty_weight LogUniform(0.1, 100000)" in shown  # the range
+    assert "--algo CONFIG" not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("fit", "--help"), ("list",), ("fit", "--algo", "imr")]
+)
+def test_names_and_help_never_load_torch(arguments):
+    source = (
+        "import sys; from dgbench.cli import main; main(sys.argv[1:]); "
+        "assert not {'torch', 'pytorch_lightning', 'pandas'} & set(sys.modules)"
+    )
+    call = [sys.executable, "-c", source, *arguments]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_names_everything_there_is():
+    code, shown, _ = command("list")
+    assert code == 0
+    for part in ("irmv2", "2021", "penalty_weight", "colored_mnist", "75deg", "digits"):
+        assert part in shown
+
+
+def test_version():
+    code, shown, _ = command("--version")
+    assert (code, shown) == (0, "dgbench 0.1.0, benchmark version 1\n")

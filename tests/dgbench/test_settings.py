@@ -1,0 +1,108 @@
+"""Later wins: signature, protocol.yaml, <algorithm>.yaml, --config, flags."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from dgbench.errors import UsageError
+from dgbench.settings import configs, recorded_config, resolve, resolve_arguments
+from tests.dgbench.tiny import command
+
+ARGUMENTS = ["--algo", "irm", "--test-env", "2"]
+
+
+def protocol(name: str) -> dict:
+    return yaml.safe_load((configs() / "colored_mnist" / "digits" / name).read_text())
+
+
+def test_each_layer_overrides_the_one_before(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("algo: {penalty_weight: 7.0, anneal_steps: 5}\nsteps: 11\n")
+    settings = resolve_arguments([*ARGUMENTS, "--algo.anneal_steps", "6", "--config", str(file)])
+    assert settings.algo["estimator"] == "full"  # signature
+    assert settings.network["width"] == protocol("protocol.yaml")["network"]["width"]
+    assert settings.algo["l2"] == protocol("irm.yaml")["algo"]["l2"]  # not protocol.yaml's
+    assert settings.algo["l2"] != protocol("protocol.yaml")["algo"]["l2"]
+    assert settings.algo["penalty_weight"] == 7.0  # --config
+    assert settings.steps == 11
+    assert settings.algo["anneal_steps"] == 6  # the flag wins, though the file stands behind it
+    assert [source.rpartition("/")[2] for source in settings.sources] == [
+        "protocol.yaml",
+        "irm.yaml",
+        "mine.yaml",
+    ]
+
+
+def test_flags_and_names_in_a_file_mean_the_same(tmp_path):
+    file = tmp_path / "names.yaml"
+    file.write_text("algo: {name: irm}\ndata: {name: rotated_mnist}\ntest_env: 75deg\n")
+    settings = resolve_arguments(["--config", str(file)])
+    assert settings.algo["name"] == "irm"
+    assert settings.data["name"] == "rotated_mnist"
+    assert settings.test_env == ["75deg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--test-env", "2"], [2]),
+        (["--test-env=-90%"], ["-90%"]),
+        (["--test-env", "-90%"], ["-90%"]),
+        (["--test-env", "minus90", "--test-env", "0"], ["minus90", 0]),
+    ],
+)
+def test_environments_are_indices_or_names(arguments, expected):
+    assert resolve_arguments(["--algo", "erm", *arguments]).test_env == expected
+
+
+def test_print_config_round_trips_exactly(tmp_path):
+    arguments = [*ARGUMENTS, "--algo.penalty_weight", "3.7e-05", "--trainer.precision", "64-true"]
+    code, shown, errors = command("fit", *arguments, "--print_config")
+    assert code == 0, errors
+    file = tmp_path / "printed.yaml"
+    file.write_text(shown)
+    again = command("fit", "--config", file, "--print_config")[1]
+    assert again == shown
+    direct, through_file = resolve_arguments(arguments), resolve_arguments(["--config", str(file)])
+    names = (["-90%"], ["+90%", "+80%"])
+    assert direct.deciding(*names) == through_file.deciding(*names)
+
+
+def test_python_options_are_those_of_a_file():
+    called = resolve({"algo": "irm", "test_env": 2, "dataset": "colored_mnist", "steps": 9})
+    typed = resolve_arguments([*ARGUMENTS, "--steps", "9"])
+    assert called == typed
+    nested = resolve({"algo": {"name": "irm", "penalty_weight": 2.0}, "test_env": [0, "-90%"]})
+    assert nested.algo["penalty_weight"] == 2.0
+    assert nested.test_env == [0, "-90%"]
+
+
+def test_what_decides_the_numbers_leaves_out_where_they_are_made():
+    names = (["-90%"], ["+90%", "+80%"])
+    plain = resolve_arguments(ARGUMENTS).deciding(*names)
+    elsewhere = resolve_arguments(
+        [*ARGUMENTS, "--out", "o", "--logger", "csv", "--trainer.devices", "2", "--check-all"]
+    )
+    assert elsewhere.deciding(*names) == plain
+    for flag, value in (
+        ("--trainer.precision", "bf16-mixed"),
+        ("--trainer.gradient_clip_val", "1.0"),
+        ("--matmul-precision", "high"),
+        ("--data-seed", "1"),
+        ("--algo.learning_rate", "0.5"),
+        ("--check-every", "7"),
+    ):
+        assert resolve_arguments([*ARGUMENTS, flag, value]).deciding(*names) != plain, flag
+
+
+def test_a_record_is_a_configuration():
+    names = (["-90%"], ["+90%", "+80%"])
+    arguments = [*ARGUMENTS, "--trainer.precision", "64-true", "--algo.penalty_weight", "0.1"]
+    decided = resolve_arguments(arguments).deciding(*names)
+    assert resolve(recorded_config(decided)).deciding(*names) == decided
+
+
+def test_an_empty_call_says_what_is_missing():
+    with pytest.raises(UsageError, match="Name an algorithm"):
+        resolve({"test_env": 2})

@@ -1,0 +1,118 @@
+"""The README's commands and code are run, its tables compared with the code.
+
+`python -m tests.test_readme` writes the tables anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgbench import catalogue
+from tests.dgbench.tiny import DATA, TINY, command
+
+README = Path(__file__).parent.parent / "README.md"
+TABLES = {
+    "algorithms": lambda: catalogue.markdown(
+        catalogue.ALGORITHM_COLUMNS, catalogue.algorithm_rows()
+    ),
+    "data sets": lambda: catalogue.markdown(catalogue.DATASET_COLUMNS, catalogue.dataset_rows()),
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m dgbench")]
+
+
+def with_tables(text: str) -> str:
+    """The README with its generated tables as they must be."""
+    for name, table in TABLES.items():
+        pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end -->)"
+        place = re.search(pattern, text, re.S)
+        assert place, f"the README has no place for the table of {name}"
+        text = f"{text[: place.start()]}{place[1]}{table()}\n{place[2]}{text[place.end() :]}"
+    return text
+
+
+def test_the_two_commands_stand_at_the_top():
+    first, second = blocks("bash")[:2]
+    assert first == "pip install -e .\npython -m dgbench fit --algo irm --test-env 2\n"
+    assert second.strip() == "pip install -e '.[dev]' && pytest"
+
+
+def test_generated_tables_are_those_of_the_code():
+    assert README.read_text() == with_tables(README.read_text())
+
+
+def tiny(arguments: list[str]) -> list[str]:
+    if arguments[0] != "fit":
+        return arguments
+    return [*arguments, *(TINY if "rotated_mnist" not in arguments else TINY[: -len(DATA)])]
+
+
+def test_its_commands_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(commands()) >= 6
+    for arguments in commands():
+        redirected = arguments[-2:-1] == [">"]
+        given = arguments[:-2] if redirected else arguments
+        code, shown, errors = command(*tiny(given))
+        assert code == 0, f"{arguments}: {errors}"
+        if redirected:
+            Path(arguments[-1]).write_text(shown)
+    assert "vrex" in (tmp_path / "board" / "LEADERBOARD.md").read_text()
+
+
+@pytest.mark.parametrize("arguments", [commands()[0], ["list"]])
+def test_two_of_them_run_as_programs(arguments, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "dgbench", *tiny(arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_a_notebook_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    example = blocks("python")[0]
+    budget = "steps=2, network={'width': 8}, data={'draws': 200, 'holdout_draws': 50}, "
+    namespace: dict = {}
+    exec(example.replace("dgbench.fit(", f"dgbench.fit({budget}"), namespace)
+    assert re.search(r"irm: \d+\.\d % in the flipped", capsys.readouterr().out)
+    assert namespace["network"](__import__("torch").zeros(3, 2, 14, 14)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("block", "module", "flags"),
+    [
+        (1, "my_package", ["--algo", "my_package.WorstCase", "--test-env", "2", *TINY]),
+        (2, "my_data", ["--algo", "vrex", "--dataset", "my_data.Stripes", "--test-env", "strong"]),
+    ],
+)
+def test_the_worked_examples_run_and_fit_in_25_lines(block, module, flags, tmp_path, monkeypatch):
+    example = blocks("python")[block]
+    assert example.count("\n") <= 25
+    (tmp_path / f"{module}.py").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    code, shown, errors = command("fit", *flags, "--steps", "4", "--check-every", "2")
+    assert code == 0, errors
+    assert "(held out)" in shown
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
