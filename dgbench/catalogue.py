@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dgbench import registry
-from dgbench.settings import configs, protocols
+from dgbench.protocols import configs, protocols
 
 Rows = Iterator[tuple[str, ...]]
 

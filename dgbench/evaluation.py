@@ -45,6 +45,8 @@ class ClassificationMetrics(Metric):
             logits: ``(n, classes)``, float.
             targets: ``(n,)``, int64.
         """
+        # The leaderboard's definition: logits that are not finite have no metrics at all.
+        nothing = torch.where(logits.isfinite().all(), 0.0, torch.nan).double()
         log_probabilities = logits.double().log_softmax(dim=-1)
         probabilities = log_probabilities.exp()
         confidence, predicted = probabilities.max(dim=-1)
@@ -53,16 +55,16 @@ class ClassificationMetrics(Metric):
         self.sums += torch.stack(
             [
                 torch.full_like(correct, 1.0).sum(),
-                correct.sum(),
-                F.nll_loss(log_probabilities, targets, reduction="sum"),
-                (probabilities - one_hot).square().sum(),
+                correct.sum() + nothing,
+                F.nll_loss(log_probabilities, targets, reduction="sum") + nothing,
+                (probabilities - one_hot).square().sum() + nothing,
             ]
         )
         # Bin b holds the confidences in (b / 15, (b + 1) / 15].
         edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64)[1:-1]
         bin_index = torch.bucketize(confidence, edges.to(confidence.device))
         members = F.one_hot(bin_index, CALIBRATION_BINS).double()
-        self.bins += torch.stack([correct, confidence]) @ members
+        self.bins += torch.stack([correct, confidence]) @ members + nothing
 
     def compute(self) -> records.SplitMetrics:
         """The metrics of all samples added on all devices."""

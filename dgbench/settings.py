@@ -9,65 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
-from argparse import SUPPRESS, ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
-from dgbench import registry
+from dgbench.arguments import read_yaml, sorted_out
 from dgbench.errors import UsageError
+from dgbench.parser import (
+    DEFAULT_OUT,
+    Environments,
+    Logger,
+    build_parser,
+    in_our_words,
+    refuse_unknown,
+)
+from dgbench.protocols import Names, configs, names_of
 from leaderboard import records
 from leaderboard.records import SelectionRule
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-Logger = Literal["csv", "tensorboard", "wandb"]
-Environments = list[int | str] | int | str
-
-DEFAULT_DATASET = "colored_mnist"
-DEFAULT_PROTOCOL = "digits"
-CUSTOM_PROTOCOL = "custom"
-DEFAULT_OUT = "runs"
-
-# The Trainer's own budgets and outputs would contradict ours: each names the flag to use instead.
-_OWNED_BY_US = {
-    "max_steps": "--steps",
-    "min_steps": "--steps",
-    "max_epochs": "--steps",
-    "min_epochs": "--steps",
-    "max_time": "--steps",
-    "fast_dev_run": "--steps 3",
-    "overfit_batches": "--steps",
-    "limit_train_batches": "--steps",
-    "limit_val_batches": "--check-every",
-    "limit_test_batches": "--check-every",
-    "limit_predict_batches": "--check-every",
-    "num_sanity_val_steps": "--check-every",
-    "val_check_interval": "--check-every",
-    "check_val_every_n_epoch": "--check-every",
-    "accumulate_grad_batches": "--data.batch_size (penalties are not sums of their parts)",
-    "logger": "--logger",
-    "log_every_n_steps": "--check-every",
-    "enable_checkpointing": "--out",
-    "default_root_dir": "--out",
-    "callbacks": "--config",
-    "enable_progress_bar": "--out",
-    "enable_model_summary": "--out",
-    "barebones": "--out",
-    "reload_dataloaders_every_n_epochs": "--steps",
-    "use_distributed_sampler": "--data.batch_size",
-    "enable_autolog_hparams": "--logger",
-    "model_registry": "--out",
-    "inference_mode": "--out",
-}
-# Options of every data set that are flags of the run.
-_HAVE_FLAGS = {"test_envs", "train_envs", "data_seed", "trial_seed", "steps"}
 # What of the Trainer decides the numbers, and so belongs to the record.
 _DECIDES_NUMBERS = ("precision", "deterministic", "gradient_clip_val", "gradient_clip_algorithm")
 
@@ -148,55 +111,6 @@ class Settings:
         }
 
 
-@dataclass(frozen=True)
-class Names:
-    """What the first phase reads: which algorithm, data set and protocol."""
-
-    algo: str | None
-    dataset: str
-    protocol: str
-
-    def require(self) -> None:
-        """Refuses unknown names, importing nothing.
-
-        Raises:
-            UsageError: with the names there are.
-        """
-        if self.algo is None:
-            known = ", ".join(registry.entries("algorithm"))
-            raise UsageError(f"Name an algorithm with --algo. There are: {known}.")
-        if "." not in self.algo:
-            registry.require("algorithm", self.algo)
-        if "." not in self.dataset:
-            registry.require("data set", self.dataset)
-        known_protocols = protocols(self.dataset)
-        if known_protocols and self.protocol not in known_protocols:
-            raise UsageError(
-                registry.unknown(f"protocol of {self.dataset}", self.protocol, known_protocols)
-            )
-
-    def files(self) -> list[Path]:
-        """The suite's configuration files for these names, in order of application."""
-        folder = configs() / self.dataset / self.protocol
-        files = [folder / "protocol.yaml", folder / f"{self.algo}.yaml"]
-        return [file for file in files if file.exists()]
-
-
-def configs() -> Path:
-    """The folder of protocols: inside an installed package, beside it in a checkout."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.exists() else Path(__file__).parent.parent / "configs"
-
-
-def protocols(dataset: str) -> list[str]:
-    """Names of a data set's protocols; none for a data set from elsewhere.
-
-    Args:
-        dataset: the data set's name.
-    """
-    return sorted(file.parent.name for file in (configs() / dataset).glob("*/protocol.yaml"))
-
-
 def resolve(config: Mapping[str, Any]) -> Settings:
     """Resolves a run from nested options, named as in a configuration file.
 
@@ -212,7 +126,7 @@ def resolve(config: Mapping[str, Any]) -> Settings:
         content["data"] = {"name": content.pop("dataset"), **content.get("data", {})}
     if isinstance(content.get("algo"), str):
         content["algo"] = {"name": content["algo"]}
-    return _second_phase(_names([content], []), [content], [])
+    return _second_phase(names_of([content], []), [content], [])
 
 
 def resolve_arguments(arguments: Sequence[str]) -> Settings:
@@ -225,13 +139,13 @@ def resolve_arguments(arguments: Sequence[str]) -> Settings:
         UsageError: for names, options and values that are not allowed.
         SystemExit: with 0 after printing help or a configuration.
     """
-    flags, files, resume = _sorted_out(arguments)
-    layers = [_read_yaml(Path(file)) for file in files]
+    flags, files, resume = sorted_out(arguments)
+    layers = [read_yaml(Path(file)) for file in files]
     if resume is not None:
         layers.insert(0, _resumed(resume, flags))
-    names = _names(layers, flags)
+    names = names_of(layers, flags)
     if {"--help", "-h"} & set(flags) and names.algo is None:
-        _parser().print_help()
+        build_parser().print_help()
         raise SystemExit(0)
     return _second_phase(names, layers, flags, tuple(files))
 
@@ -271,8 +185,8 @@ def _second_phase(
     sources: tuple[str, ...] = (),
 ) -> Settings:
     names.require()
-    parser = _parser(names)
-    _refuse_unknown(parser, flags)
+    parser = build_parser(names)
+    refuse_unknown(parser, flags)
     files = names.files()
     texts = [yaml.safe_dump(dict(layer), sort_keys=False) for layer in layers]
     try:
@@ -281,7 +195,7 @@ def _second_phase(
     except Exception as error:
         if not _is_about_arguments(error):
             raise
-        raise UsageError(_flat(error, names)) from error
+        raise UsageError(in_our_words(error, names)) from error
     values = parsed.as_dict()
     values.pop("config")
     applied = tuple(str(file.relative_to(configs().parent)) for file in files)
@@ -314,195 +228,3 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
 
 def _listed(environments: Environments) -> list[int | str]:
     return list(environments) if isinstance(environments, list) else [environments]
-
-
-# Phase one: names
-
-
-def _sorted_out(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None]:
-    """Long forms of the flags, with repeated ones as lists; configuration files; run to resume.
-
-    Files are taken out and applied first, wherever they stand: placed last, one would silently
-    override the flags before it.
-    """
-    long_forms = {"--algo": "--algo.name", "--dataset": "--data.name"}
-    collected: dict[str, list[str]] = {
-        flag: [] for flag in ("--test-env", "--train-env", "--logger", "--config", "--resume")
-    }
-    flags: list[str] = []
-    for argument in _joined(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag in collected:
-            collected[flag].append(value)
-        else:
-            flags.append(long_forms.get(flag, flag) + equals + value)
-    files, resume = collected.pop("--config"), collected.pop("--resume")
-    flags += [f"{flag}={_as_list(values)}" for flag, values in collected.items() if values]
-    return flags, files, resume[-1] if resume else None
-
-
-def _joined(arguments: Sequence[str]) -> Iterator[str]:
-    """Puts ``--flag value`` together as ``--flag=value`` for the flags read in phase one."""
-    takes_value = {
-        "--algo", "--algo.name", "--dataset", "--data.name", "--protocol", "--config",
-        "--test-env", "--train-env", "--logger", "--resume", "--out",
-    }  # fmt: skip
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument in takes_value:
-            value = next(remaining, None)
-            if value is None:
-                raise UsageError(f"{argument} needs a value; none was given.")
-            yield f"{argument}={value}"
-        else:
-            yield argument
-
-
-def _as_list(values: list[str]) -> str:
-    items = [int(value) if value.isdigit() else value for value in values]
-    return yaml.safe_dump(items, default_flow_style=True, width=10**6).strip()
-
-
-def _names(files: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> Names:
-    found: dict[str, str] = {}
-    for content in files:
-        for key, flag in (("algo", "--algo.name"), ("data", "--data.name")):
-            section = content.get(key)
-            if isinstance(section, Mapping) and "name" in section:
-                found[flag] = str(section["name"])
-        if "protocol" in content:
-            found["--protocol"] = str(content["protocol"])
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if equals and flag in ("--algo.name", "--data.name", "--protocol"):
-            found[flag] = value
-    dataset = found.get("--data.name", DEFAULT_DATASET)
-    usual = DEFAULT_PROTOCOL if protocols(dataset) else CUSTOM_PROTOCOL
-    return Names(found.get("--algo.name"), dataset, found.get("--protocol", usual))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"--config {path} cannot be read: {reason}. It must be a YAML file as --print_config "
-            "writes it."
-        ) from error
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path} holds no mapping of options; see --print_config.")
-    return content
-
-
-# Phase two: the parser, from the signatures
-
-
-def _parser(names: Names | None = None) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    title = "Trains one run and leaves its record."
-    parser = ArgumentParser(prog="dgbench fit", description=title, exit_on_error=False)
-    add = parser.add_argument
-    add("--config", action="config", help="YAML file of options; flags override it.")
-    known = ", ".join(registry.entries("algorithm"))
-    add("--algo.name", required=True, help=f"Short: --algo. Algorithm: {known}; or package.Class.")
-    sets = ", ".join(registry.entries("data set"))
-    add("--data.name", default=DEFAULT_DATASET, help=f"Short: --dataset. Data set: {sets}.")
-    add(
-        "--protocol",
-        default=names.protocol if names else DEFAULT_PROTOCOL,
-        help="Named, complete setting of the data set.",
-    )
-    add("--test-env", type=Environments, help="Environment held out, index or name; repeatable.")
-    add(
-        "--train-env",
-        type=Environments,
-        help="Environment trained on; repeatable; default: all others.",
-    )
-    add("--trial-seed", type=int, default=0, help="Decides initialisation and batches.")
-    add("--data-seed", type=int, default=0, help="Decides environments and splits.")
-    add("--hparams-seed", type=int, default=0, help="Draw of hyper-parameters; 0: the defaults.")
-    add("--steps", type=int, default=1000, help="Optimiser steps.")
-    add("--check-every", type=int, default=100, help="Steps between two checks.")
-    add("--selection", type=SelectionRule, default="train_val", help="Rule that picks the check.")
-    add(
-        "--matmul-precision",
-        type=Literal["highest", "high", "medium"],
-        default="highest",
-        help="Of float32 matrix products.",
-    )
-    add("--out", default=DEFAULT_OUT, help="Folder of the records.")
-    add("--logger", type=list[Logger], help="csv, tensorboard or wandb; repeatable.")
-    add("--resume", type=str | None, help="Run folder to go on with, or 'last'.")
-    add(
-        "--force",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="Run again what is finished.",
-    )
-    add(
-        "--check-all",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="Measure every split at every check.",
-    )
-    if names is None or names.algo is None:
-        parser.epilog = (
-            "fit --algo NAME --help shows the options of an algorithm, its data set and network."
-        )
-    else:
-        _add_classes(parser, names.algo, names.dataset)
-    return parser
-
-
-def _add_classes(parser: ArgumentParser, algo: str, dataset: str) -> None:
-    import pytorch_lightning as pl
-
-    from dgbench.networks import NetworkOptions
-    from dgbench.search_space import hyperparameters
-
-    algorithm = registry.load("algorithm", algo)
-    add = parser.add_class_arguments
-    add(algorithm, "algo", skip={"network", "n_environments"}, instantiate=False)
-    add(registry.load("data set", dataset), "data", skip=_HAVE_FLAGS, instantiate=False)
-    add(NetworkOptions, "network", instantiate=False)
-    add(pl.Trainer, "trainer", skip=set(_OWNED_BY_US), instantiate=False)
-    # A run of a benchmark takes one device unless it is told otherwise, not every GPU it can see.
-    parser.set_defaults({"trainer.devices": 1})
-    for action in parser._actions:
-        if action.dest in ("algo", "data", "network", "trainer"):
-            # jsonargparse lets a group be read from a file under its name; our short forms of
-            # these names mean something else.
-            action.help = SUPPRESS
-    searched = [f"{p.name} {p.range}" for p in hyperparameters(algorithm) if p.range is not None]
-    parser.epilog = f"Search ranges: {'; '.join(searched)}."
-
-
-def _refuse_unknown(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    shown = [action for action in parser._actions if action.help != SUPPRESS]
-    known = [option for action in shown for option in action.option_strings]
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        if not flag.startswith("--") or flag in known:
-            continue
-        section, _, name = flag.removeprefix("--").partition(".")
-        if section == "trainer" and name in _OWNED_BY_US:
-            raise UsageError(
-                f"{flag} is decided by the protocol; use {_OWNED_BY_US[name]} instead."
-            )
-        close = get_close_matches(flag, known, n=3, cutoff=0.6)
-        siblings = [option for option in known if option.startswith(f"--{section}.")]
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        listed = ", ".join(siblings or (option for option in known if "." not in option))
-        raise UsageError(f"There is no option {flag}.{hint} There are: {listed}.")
-
-
-def _flat(error: Exception, names: Names) -> str:
-    """One line of jsonargparse's message, in the words of the command line."""
-    reason = re.sub(r'^Parser key "([^"]*)"', r"--\1", " ".join(str(error).split()))
-    return f"{reason}. `dgbench fit --algo {names.algo} --help` shows every option and its type."

@@ -108,6 +108,7 @@ def test_the_worked_examples_run_and_fit_in_25_lines(block, module, flags, tmp_p
     (tmp_path / f"{module}.py").write_text(example)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, module, raising=False)
     importlib.invalidate_caches()
     code, shown, errors = command("fit", *flags, "--steps", "4", "--check-every", "2")
     assert code == 0, errors

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.streams import EnvironmentBatch
 from dgbench.collectives import global_sum
-from dgbench.errors import UsageError
+from dgbench.errors import UsageError, require
 from dgbench.networks import Network
 from dgbench.search_space import LogUniform
 
@@ -69,6 +69,9 @@ class Algorithm(pl.LightningModule):
                 f"{self.minimum_environments} to train on; this run has {n_environments}. "
                 "Hold out or leave out fewer of them, or use --algo erm."
             )
+        require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
+        require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
+        require(l2 >= 0, "l2", l2, "at least 0")
         self.network = network
         self.n_environments = n_environments
         self.learning_rate = learning_rate

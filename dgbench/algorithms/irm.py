@@ -10,6 +10,7 @@ from torch import Tensor
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 from dgbench.collectives import global_sum
+from dgbench.errors import require
 from dgbench.penalties import scale_gradients
 from dgbench.search_space import LogInt, LogUniform
 
@@ -45,6 +46,7 @@ class IRM(Algorithm):
         **base: Any,
     ) -> None:
         super().__init__(**base)
+        require(penalty_weight >= 0, "penalty_weight", penalty_weight, "at least 0")
         self.penalty_weight = penalty_weight
         self.anneal_steps = anneal_steps
         self.estimator = estimator

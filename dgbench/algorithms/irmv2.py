@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 from dgbench.collectives import global_sum
+from dgbench.errors import require
 from dgbench.penalties import cross_entropy_errors, gramian_weighted_norm
 from dgbench.search_space import LogInt, LogUniform
 
@@ -48,6 +49,8 @@ class IRMv2(Algorithm):
         **base: Any,
     ) -> None:
         super().__init__(**base)
+        require(penalty_weight >= 0, "penalty_weight", penalty_weight, "at least 0")
+        require(ridge > 0, "ridge", ridge, "above 0: inactive features make the Gramian singular")
         self.penalty_weight = penalty_weight
         self.anneal_steps = anneal_steps
         self.ridge = ridge

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
+from dgbench.errors import require
 from dgbench.penalties import risk_excess
 from dgbench.search_space import LogInt, Uniform
 
@@ -43,6 +44,8 @@ class MMREx(Algorithm):
         **base: Any,
     ) -> None:
         super().__init__(**base)
+        most = 1 / self.n_environments
+        require(lambda_min <= most, "lambda_min", lambda_min, f"at most 1 / m = {most:g}")
         self.lambda_min = lambda_min
         self.anneal_steps = anneal_steps
 

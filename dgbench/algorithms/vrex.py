@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
+from dgbench.errors import require
 from dgbench.penalties import risk_variance
 from dgbench.search_space import LogInt, LogUniform
 
@@ -38,6 +39,7 @@ class VREx(Algorithm):
         **base: Any,
     ) -> None:
         super().__init__(**base)
+        require(penalty_weight >= 0, "penalty_weight", penalty_weight, "at least 0")
         self.penalty_weight = penalty_weight
         self.anneal_steps = anneal_steps
 

@@ -38,6 +38,7 @@ def test_the_command_shows_them(folder):
     code, shown, errors = command("test", "--checkpoint", folder / "last.ckpt")
     assert code == 0, errors
     accuracy = records.read_run(folder).checks[-1]["splits"]["-90%/main"]["accuracy"]
+    assert accuracy is not None
     assert f"{100 * accuracy:.1f} %" in shown
 
 

@@ -59,7 +59,9 @@ def test_the_table_shows_the_record(finished):
     )
     assert code == 0
     last = records.read_run(finished).checks[-1]["splits"]
-    assert f"{100 * last['-90%/main']['accuracy']:.1f} %" in shown
+    accuracy = last["-90%/main"]["accuracy"]
+    assert accuracy is not None
+    assert f"{100 * accuracy:.1f} %" in shown
     assert f"{last['+80%/main']['nll']:.3f}" in shown
     assert "-90% (held out)" in shown
     assert "Selected by last" in shown
@@ -128,9 +130,10 @@ def test_selected_checkpoint_is_the_check_that_train_val_picks(tmp_path):
     run = records.read_run(folder)
     holdouts = [
         sum(check["splits"][f"{name}/holdout"]["accuracy"] for name in ("+90%", "+80%"))
-        for check in run.checks
+        for check in checks(folder)
     ]
     best = run.checks[holdouts.index(max(holdouts))]["step"]
+    assert run.done is not None
     assert run.done["selected"]["train_val"] == best
     chosen = torch.load(folder / "selected.ckpt", weights_only=True)
     assert chosen["global_step"] == best
@@ -144,6 +147,7 @@ def test_a_diverged_run_ends_and_says_so(tmp_path):
     folder = fit(tmp_path, "--algo.learning_rate", "1e30", "--steps", 40)
     run = records.read_run(folder)
     assert run.state == "diverged"
+    assert run.done is not None
     assert run.done["last_step"] < 40
     assert run.checks[-1]["diverged"]
 
@@ -243,12 +247,13 @@ def test_a_failed_run_says_failed_and_keeps_its_message(tmp_path, monkeypatch):
     (folder,) = records.find_runs([tmp_path])
     run = records.read_run(folder)
     assert run.state == "failed"
+    assert run.status is not None
     assert run.status["error"] == "no more memory"
 
 
 def test_an_algorithm_from_elsewhere_works_like_ours(tmp_path, monkeypatch):
-    (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "__init__.py").write_text(
+    (tmp_path / "my_other_package").mkdir()
+    (tmp_path / "my_other_package" / "__init__.py").write_text(
         "from dgbench.algorithms.base import Algorithm\n"
         "class Mine(Algorithm):\n"
         "    def __init__(self, *, scale: float = 2.0, **base):\n"
@@ -259,11 +264,11 @@ def test_an_algorithm_from_elsewhere_works_like_ours(tmp_path, monkeypatch):
         '        return {"loss": self.scale * risks.max(), "risks": risks}\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
-    folder = fit(tmp_path / "runs", "--algo.scale", "3", algo="my_package.Mine")
+    folder = fit(tmp_path / "runs", "--algo.scale", "3", algo="my_other_package.Mine")
     settings = records.read_run(folder).run["settings"]
-    assert settings["algo"]["name"] == "my_package.Mine"
+    assert settings["algo"]["name"] == "my_other_package.Mine"
     assert settings["algo"]["scale"] == 3.0
-    assert folder.parent.name.startswith("my_package-mine-")
+    assert folder.parent.name.startswith("my_other_package-mine-")
 
 
 def test_a_misspelt_python_option_is_refused():

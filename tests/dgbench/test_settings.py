@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from dgbench.errors import UsageError
-from dgbench.settings import configs, recorded_config, resolve, resolve_arguments
+from dgbench.protocols import configs
+from dgbench.settings import recorded_config, resolve, resolve_arguments
 from tests.dgbench.tiny import command
 
 ARGUMENTS = ["--algo", "irm", "--test-env", "2"]

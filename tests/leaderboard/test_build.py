@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from make_golden import GOLDEN, colored_run, write_golden_runs
 
 from leaderboard.build import build
 from leaderboard.errors import RecordError
+from tests.leaderboard.make_golden import GOLDEN, colored_run, write_golden_runs
 
 
 def test_golden_records_are_those_of_the_script(tmp_path: Path) -> None:

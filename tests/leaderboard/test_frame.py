@@ -7,7 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from make_golden import (
+from pandas.testing import assert_frame_equal
+
+from leaderboard.errors import RecordError
+from leaderboard.frame import COLUMNS, load_runs, run_frame
+from tests.leaderboard.make_golden import (
     COLORED,
     colored_run,
     make_check,
@@ -16,10 +20,6 @@ from make_golden import (
     write_golden_runs,
     write_run,
 )
-from pandas.testing import assert_frame_equal
-
-from leaderboard.errors import RecordError
-from leaderboard.frame import COLUMNS, load_runs, run_frame
 
 
 def test_one_row_with_the_numbers_of_the_selected_check(tmp_path: Path) -> None:

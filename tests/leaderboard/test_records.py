@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_golden import colored_run, make_check, make_run_json, make_settings, write_run
 
 from leaderboard import records
 from leaderboard.errors import RecordError
+from tests.leaderboard.make_golden import (
+    colored_run,
+    make_check,
+    make_run_json,
+    make_settings,
+    write_run,
+)
 
 
 def run_json(**changes: Any) -> Any:

@@ -8,11 +8,11 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from make_golden import make_check
 
 from leaderboard.errors import RecordError
 from leaderboard.records import CheckLine, SelectionRule
 from leaderboard.selection import UnavailableError, select, selected_steps
+from tests.leaderboard.make_golden import make_check
 
 TRAIN, TEST = ("a", "b"), ("t",)
 

@@ -7,12 +7,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from make_golden import colored_run, make_check, make_settings, write_golden_runs, write_run
 
 from leaderboard.errors import RecordError
 from leaderboard.frame import Skipped, load_runs, run_frame
 from leaderboard.records import SelectionRule
 from leaderboard.tables import DAGGER_LEGEND, escape, markdown_table, skipped_list
+from tests.leaderboard.make_golden import (
+    colored_run,
+    make_check,
+    make_settings,
+    write_golden_runs,
+    write_run,
+)
 
 
 def table(folder: Path, rule: SelectionRule = "last") -> str:

@@ -1,0 +1,88 @@
+"""The arguments of ``fit`` as text: short forms, repeated flags, configuration files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from dgbench.errors import UsageError
+
+
+class Arguments(NamedTuple):
+    """A command line, sorted out.
+
+    Attributes:
+        flags: in their long forms, repeated ones as one list.
+        files: configuration files.
+        resume: the run to go on with, if any.
+    """
+
+    flags: list[str]
+    files: list[str]
+    resume: str | None
+
+
+def sorted_out(arguments: Sequence[str]) -> Arguments:
+    """Long forms of the flags, with repeated ones as lists; configuration files; run to resume.
+
+    Files are taken out and applied first, wherever they stand: placed last, one would silently
+    override the flags before it.
+    """
+    long_forms = {"--algo": "--algo.name", "--dataset": "--data.name"}
+    collected: dict[str, list[str]] = {
+        flag: [] for flag in ("--test-env", "--train-env", "--logger", "--config", "--resume")
+    }
+    flags: list[str] = []
+    for argument in _joined(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in collected:
+            collected[flag].append(value)
+        else:
+            flags.append(long_forms.get(flag, flag) + equals + value)
+    files, resume = collected.pop("--config"), collected.pop("--resume")
+    flags += [f"{flag}={_as_list(values)}" for flag, values in collected.items() if values]
+    return Arguments(flags, files, resume[-1] if resume else None)
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """Puts ``--flag value`` together as ``--flag=value`` for the flags read in phase one."""
+    takes_value = {
+        "--algo", "--algo.name", "--dataset", "--data.name", "--protocol", "--config",
+        "--test-env", "--train-env", "--logger", "--resume", "--out",
+    }  # fmt: skip
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in takes_value:
+            value = next(remaining, None)
+            if value is None:
+                raise UsageError(f"{argument} needs a value; none was given.")
+            yield f"{argument}={value}"
+        else:
+            yield argument
+
+
+def _as_list(values: list[str]) -> str:
+    items = [int(value) if value.isdigit() else value for value in values]
+    return yaml.safe_dump(items, default_flow_style=True, width=10**6).strip()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a configuration file.
+
+    Raises:
+        UsageError: when it cannot be read, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"--config {path} cannot be read: {reason}. It must be a YAML file as --print_config "
+            "writes it."
+        ) from error
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path} holds no mapping of options; see --print_config.")
+    return content

@@ -1,0 +1,179 @@
+"""The parser of ``fit``, made from the signatures and docstrings of the classes it configures."""
+
+from __future__ import annotations
+
+import re
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
+
+from dgbench import registry
+from dgbench.errors import UsageError
+from dgbench.protocols import DEFAULT_DATASET, DEFAULT_PROTOCOL, Names
+from leaderboard.records import SelectionRule
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+Logger = Literal["csv", "tensorboard", "wandb"]
+Environments = list[int | str] | int | str
+
+DEFAULT_OUT = "runs"
+
+# What of Lightning's Trainer a flag of ours decides.
+_INSTEAD = {
+    "accumulate_grad_batches": "--data.batch_size: a penalty is not the sum of its parts",
+    "check_val_every_n_epoch": "--check-every",
+    "default_root_dir": "--out",
+    "fast_dev_run": "--steps 3",
+    "limit_train_batches": "--steps",
+    "log_every_n_steps": "--check-every",
+    "logger": "--logger",
+    "max_epochs": "--steps",
+    "max_steps": "--steps",
+    "max_time": "--steps",
+    "min_epochs": "--steps",
+    "min_steps": "--steps",
+    "overfit_batches": "--steps",
+    "val_check_interval": "--check-every",
+}
+# What recording, checks and batches that are functions of the step leave no choice about.
+_SET_HERE = {
+    "barebones",
+    "callbacks",
+    "enable_autolog_hparams",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "inference_mode",
+    "limit_predict_batches",
+    "limit_test_batches",
+    "limit_val_batches",
+    "model_registry",
+    "num_sanity_val_steps",
+    "reload_dataloaders_every_n_epochs",
+    "use_distributed_sampler",
+}
+# Options of every data set that are flags of the run.
+_HAVE_FLAGS = {"test_envs", "train_envs", "data_seed", "trial_seed", "steps"}
+
+
+def build_parser(names: Names | None = None) -> ArgumentParser:
+    """Makes the parser; of the run's own flags alone as long as no names are known.
+
+    Args:
+        names: algorithm and data set, whose options are added; this imports them and Lightning.
+    """
+    from jsonargparse import ArgumentParser
+
+    title = "Trains one run and leaves its record."
+    parser = ArgumentParser(prog="dgbench fit", description=title, exit_on_error=False)
+    add = parser.add_argument
+    add("--config", action="config", help="YAML file of options; flags override it.")
+    known = ", ".join(registry.entries("algorithm"))
+    add("--algo.name", required=True, help=f"Short: --algo. Algorithm: {known}; or package.Class.")
+    sets = ", ".join(registry.entries("data set"))
+    add("--data.name", default=DEFAULT_DATASET, help=f"Short: --dataset. Data set: {sets}.")
+    add(
+        "--protocol",
+        default=names.protocol if names else DEFAULT_PROTOCOL,
+        help="Named, complete setting of the data set.",
+    )
+    add("--test-env", type=Environments, help="Environment held out, index or name; repeatable.")
+    add(
+        "--train-env",
+        type=Environments,
+        help="Environment trained on; repeatable; default: all others.",
+    )
+    add("--trial-seed", type=int, default=0, help="Decides initialisation and batches.")
+    add("--data-seed", type=int, default=0, help="Decides environments and splits.")
+    add("--hparams-seed", type=int, default=0, help="Draw of hyper-parameters; 0: the defaults.")
+    add("--steps", type=int, default=1000, help="Optimiser steps.")
+    add("--check-every", type=int, default=100, help="Steps between two checks.")
+    add("--selection", type=SelectionRule, default="train_val", help="Rule that picks the check.")
+    add(
+        "--matmul-precision",
+        type=Literal["highest", "high", "medium"],
+        default="highest",
+        help="Of float32 matrix products.",
+    )
+    add("--out", default=DEFAULT_OUT, help="Folder of the records.")
+    add("--logger", type=list[Logger], help="csv, tensorboard or wandb; repeatable.")
+    add("--resume", type=str | None, help="Run folder to go on with, or 'last'.")
+    add(
+        "--force",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Run again what is finished.",
+    )
+    add(
+        "--check-all",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Measure every split at every check.",
+    )
+    if names is None or names.algo is None:
+        parser.epilog = (
+            "fit --algo NAME --help shows the options of an algorithm, its data set and network."
+        )
+    else:
+        _add_classes(parser, names.algo, names.dataset)
+    return parser
+
+
+def refuse_unknown(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuses options that the parser does not have.
+
+    Raises:
+        UsageError: with the options that come close and those beside it, or what to use instead.
+    """
+    shown = [action for action in parser._actions if action.help != SUPPRESS]
+    known = [option for action in shown for option in action.option_strings]
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if not flag.startswith("--") or flag in known:
+            continue
+        section, _, name = flag.removeprefix("--").partition(".")
+        if section == "trainer" and name in _INSTEAD:
+            raise UsageError(f"{flag} is decided by the protocol; use {_INSTEAD[name]} instead.")
+        if section == "trainer" and name in _SET_HERE:
+            raise UsageError(f"{flag} is set by dgbench itself, for every run; leave it out.")
+        close = get_close_matches(flag, known, n=3, cutoff=0.6)
+        siblings = [option for option in known if option.startswith(f"--{section}.")]
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        listed = ", ".join(siblings or (option for option in known if "." not in option))
+        raise UsageError(f"There is no option {flag}.{hint} There are: {listed}.")
+
+
+def in_our_words(error: Exception, names: Names) -> str:
+    """One line of jsonargparse's message, in the words of the command line."""
+    reason = re.sub(r'^Parser key "([^"]*)"', r"--\1", " ".join(str(error).split()))
+    return f"{reason}. `dgbench fit --algo {names.algo} --help` shows every option and its type."
+
+
+def _add_classes(parser: ArgumentParser, algo: str, dataset: str) -> None:
+    import pytorch_lightning as pl
+
+    from dgbench.networks import NetworkOptions
+    from dgbench.search_space import hyperparameters
+
+    algorithm = registry.load("algorithm", algo)
+    add = parser.add_class_arguments
+    add(algorithm, "algo", skip={"network", "n_environments"}, instantiate=False)
+    add(registry.load("data set", dataset), "data", skip=_HAVE_FLAGS, instantiate=False)
+    add(NetworkOptions, "network", instantiate=False)
+    add(pl.Trainer, "trainer", skip={*_INSTEAD, *_SET_HERE}, instantiate=False)
+    # A run of a benchmark takes one device unless it is told otherwise, not every GPU it can see.
+    parser.set_defaults({"trainer.devices": 1})
+    for action in parser._actions:
+        if action.dest in ("algo", "data", "network", "trainer"):
+            # jsonargparse lets a group be read from a file under its name; our short forms of
+            # these names mean something else.
+            action.help = SUPPRESS
+    searched = [f"{p.name} {p.range}" for p in hyperparameters(algorithm) if p.range is not None]
+    parser.epilog = f"Search ranges: {'; '.join(searched)}."

@@ -1,0 +1,91 @@
+"""Protocols: named, complete settings of a data set, as files under ``configs/``.
+
+What is needed here is names, read without importing anything heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgbench import registry
+from dgbench.errors import UsageError
+
+DEFAULT_DATASET = "colored_mnist"
+DEFAULT_PROTOCOL = "digits"
+CUSTOM_PROTOCOL = "custom"
+
+
+def configs() -> Path:
+    """The folder of protocols: inside an installed package, beside it in a checkout."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.exists() else Path(__file__).parent.parent / "configs"
+
+
+def protocols(dataset: str) -> list[str]:
+    """Names of a data set's protocols; none for a data set from elsewhere.
+
+    Args:
+        dataset: the data set's name.
+    """
+    return sorted(file.parent.name for file in (configs() / dataset).glob("*/protocol.yaml"))
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the first phase reads: which algorithm, data set and protocol."""
+
+    algo: str | None
+    dataset: str
+    protocol: str
+
+    def require(self) -> None:
+        """Refuses unknown names, importing nothing.
+
+        Raises:
+            UsageError: with the names there are.
+        """
+        if self.algo is None:
+            known = ", ".join(registry.entries("algorithm"))
+            raise UsageError(f"Name an algorithm with --algo. There are: {known}.")
+        if "." not in self.algo:
+            registry.require("algorithm", self.algo)
+        if "." not in self.dataset:
+            registry.require("data set", self.dataset)
+        known_protocols = protocols(self.dataset)
+        if known_protocols and self.protocol not in known_protocols:
+            raise UsageError(
+                registry.unknown(f"protocol of {self.dataset}", self.protocol, known_protocols)
+            )
+
+    def files(self) -> list[Path]:
+        """The suite's configuration files for these names, in order of application."""
+        folder = configs() / self.dataset / self.protocol
+        files = [folder / "protocol.yaml", folder / f"{self.algo}.yaml"]
+        return [file for file in files if file.exists()]
+
+
+def names_of(files: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> Names:
+    """Finds which algorithm, data set and protocol a run names.
+
+    Args:
+        files: contents of configuration files, later ones winning.
+        arguments: flags in their long forms, which win over files.
+    """
+    found: dict[str, str] = {}
+    for content in files:
+        for key, flag in (("algo", "--algo.name"), ("data", "--data.name")):
+            section = content.get(key)
+            if isinstance(section, Mapping) and "name" in section:
+                found[flag] = str(section["name"])
+        if "protocol" in content:
+            found["--protocol"] = str(content["protocol"])
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if equals and flag in ("--algo.name", "--data.name", "--protocol"):
+            found[flag] = value
+    dataset = found.get("--data.name", DEFAULT_DATASET)
+    usual = DEFAULT_PROTOCOL if protocols(dataset) else CUSTOM_PROTOCOL
+    return Names(found.get("--algo.name"), dataset, found.get("--protocol", usual))

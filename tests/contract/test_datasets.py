@@ -1,0 +1,318 @@
+"""What every data set of the suite keeps, without being named here."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from datamodules.base import EnvironmentDataModule
+from datamodules.environments import SPLITS, Split
+from dgbench import registry
+from dgbench.protocols import configs, protocols
+from dgbench.settings import resolve
+from dgbench.training import build_algorithm, build_data
+
+DATA_SETS = tuple(registry.entries("data set"))
+ALGORITHMS = tuple(registry.entries("algorithm"))
+PROTOCOLS = [(data_set, protocol) for data_set in DATA_SETS for protocol in protocols(data_set)]
+# Makes a known data set small; one that is not listed is tested as it is.
+SMALL: dict[str, dict[str, Any]] = {
+    "colored_mnist": {"draws": 200, "holdout_draws": 60},
+    "rotated_mnist": {"image_size": 14},
+}
+
+
+def make(name: str, **run: Any) -> EnvironmentDataModule:
+    options = {"test_envs": [0], **SMALL.get(name, {}), **run}
+    return cast("EnvironmentDataModule", registry.load("data set", name)(**options))
+
+
+@functools.cache
+def loaded(name: str) -> EnvironmentDataModule:
+    """The data set with its defaults, loaded once; no test may change it."""
+    data = make(name)
+    data.setup()
+    return data
+
+
+def every_split(data: EnvironmentDataModule) -> list[tuple[int, Split]]:
+    return [(index, split) for index in range(len(data.environment_names)) for split in SPLITS]
+
+
+# What a data set says of itself
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_names_are_told_apart_from_indices_and_each_other(name):
+    data = loaded(name)
+    spellings = [*data.environment_names, *data.environment_aliases]
+    assert len(data.environment_names) >= 2
+    assert len(set(spellings)) == len(spellings)
+    assert not any(spelling.lstrip("-").isdigit() for spelling in spellings)
+    assert set(data.environment_aliases.values()) <= set(data.environment_names)
+    typed = {alias: of for alias, of in data.environment_aliases.items() if alias[0] != "-"}
+    for environment in data.environment_names:
+        assert environment[0] != "-" or environment in typed.values()
+    for index, environment in enumerate(data.environment_names):
+        assert make(name, test_envs=[environment]).test_environments == (index,)
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_tensors_are_what_the_data_set_says(name):
+    data = loaded(name)
+    assert len(set(data.class_names)) == len(data.class_names) >= 2
+    for index in range(len(data.environment_names)):
+        environment = data.environment(index)
+        assert environment.inputs.dtype == torch.float32
+        assert environment.inputs.shape[1:] == data.input_shape
+        assert environment.inputs.isfinite().all()
+        assert environment.targets.dtype == torch.int64
+        assert sorted(set(environment.targets.tolist())) == list(range(len(data.class_names)))
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (40, 31)), ("L", (28, 28)), ("RGBA", (7, 90))])
+def test_an_image_of_ones_own_becomes_an_input(name, mode, size):
+    data = loaded(name)
+    pixels = np.random.default_rng(0).integers(256, size=(*size[::-1], 4), dtype=np.uint8)
+    found = data.preprocessing(Image.fromarray(pixels, "RGBA").convert(mode))
+    assert found.shape == data.input_shape
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+# Leaks
+
+
+def tensors_of(value: object) -> Iterator[Tensor]:
+    """All tensors that an object holds, however deep."""
+    if isinstance(value, Tensor):
+        yield value
+    for part in parts_of(value):
+        yield from tensors_of(part)
+
+
+def parts_of(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    if is_dataclass(value):
+        return [getattr(value, field.name) for field in fields(value)]
+    return list(getattr(value, "__dict__", {}).values())
+
+
+def images(inputs: Tensor) -> set[bytes]:
+    return {row.tobytes() for row in inputs.numpy()}
+
+
+def held_out(data: EnvironmentDataModule) -> set[bytes]:
+    """Images of all splits that no training may see."""
+    found = set()
+    for index, split in every_split(data):
+        if split == "holdout" or index not in data.train_environments:
+            environment = data.environment(index)
+            found |= images(environment.inputs[environment.indices(split)])
+    return found
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_training_stream_holds_no_image_that_is_held_out(name):
+    last = len(loaded(name).environment_names) - 1
+    data = make(name, test_envs=[last], steps=5)
+    stream = data.train_dataloader()
+    next(iter(stream))
+    held = [each for each in tensors_of(stream) if each.shape[1:] == data.input_shape]
+    main = [data.environment(index).main for index in data.train_environments]
+    assert sum(map(len, held)) == sum(map(len, main))
+    forbidden = held_out(data)
+    assert forbidden
+    assert not any(images(each) & forbidden for each in held)
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+@pytest.mark.parametrize("sampling", ["permutation", "replacement"])
+def test_no_held_out_index_comes_in_200_batches(name, sampling):
+    data = make(name, test_envs=[1], steps=200, batch_size=16, sampling=sampling)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 200
+    for position, index in enumerate(data.train_environments):
+        environment = data.environment(index)
+        chosen = [batch.environment == position for batch in batches]
+        drawn = torch.cat([b.indices[c] for b, c in zip(batches, chosen, strict=True)])
+        inputs = torch.cat([b.inputs[c] for b, c in zip(batches, chosen, strict=True)])
+        targets = torch.cat([b.targets[c] for b, c in zip(batches, chosen, strict=True)])
+        assert len(drawn) == 200 * 16
+        assert torch.isin(drawn, environment.main).all()
+        assert not torch.isin(drawn, environment.holdout).any()
+        # An index tells the truth about its row.
+        assert torch.equal(inputs, environment.inputs[drawn])
+        assert torch.equal(targets, environment.targets[drawn])
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_no_source_image_stands_in_two_splits(name):
+    data = loaded(name)
+    owners: dict[int, tuple[int, str]] = {}
+    for index, split in every_split(data):
+        environment = data.environment(index)
+        for source in set(environment.sources[environment.indices(split)].tolist()):
+            owner = (0 if data.shares_sources else index, split)
+            assert owners.setdefault(source, owner) == owner
+
+
+# What the data depend on
+
+
+def stir() -> None:
+    """Puts every global random state elsewhere."""
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+
+
+def random_states() -> tuple[Any, Any, list[int]]:
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_data_depend_on_the_data_seed_alone(name):
+    data = loaded(name)
+    count = len(data.environment_names)
+    stir()
+    other = make(
+        name,
+        test_envs=[count - 1],
+        train_envs=[0],
+        trial_seed=7,
+        steps=3,
+        batch_size="full",
+        sampling="replacement",
+    )
+    # In another order, too.
+    for index in reversed(range(count)):
+        expected, found = data.environment(index), other.load_environment(index)
+        for each in ("inputs", "targets", "sources", "main", "holdout"):
+            assert torch.equal(getattr(found, each), getattr(expected, each)), each
+    assert other.fingerprints() == data.fingerprints()
+    assert other.fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_loading_leaves_global_random_states_alone(name):
+    stir()
+    before = random_states()
+    data = make(name)
+    data.setup()
+    data.train_dataloader().batch(3)
+    assert random_states() == before
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_another_data_seed_gives_other_splits_and_fingerprints(name):
+    data, other = loaded(name), make(name, data_seed=1)
+    ours, theirs = data.fingerprints(), other.fingerprints()
+    assert list(ours) == [
+        f"{environment}/{split}" for environment in data.environment_names for split in SPLITS
+    ]
+    assert all(ours[split] != theirs[split] for split in ours)
+    assert len(set(ours.values())) == len(ours)
+    for index, split in every_split(data):
+        first, second = data.environment(index), other.environment(index)
+        assert not torch.equal(
+            first.sources[first.indices(split)], second.sources[second.indices(split)]
+        )
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_the_trial_seed_decides_the_order_of_batches(name):
+    first, again, other = (
+        make(name, trial_seed=seed).train_dataloader().batch(2).indices for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_evaluation_batches_are_complete_and_the_same_each_time(name):
+    data = loaded(name)
+    for index, split in every_split(data):
+        environment = data.environment(index)
+        chosen = environment.indices(split)
+        expected = environment.inputs[chosen], environment.targets[chosen], chosen
+        for batch_size in (8192, 37):
+            batches = list(data.evaluation_batches(index, split, batch_size=batch_size))
+            assert all(len(batch[2]) <= batch_size for batch in batches)
+            for part, whole in zip(zip(*batches, strict=True), expected, strict=True):
+                assert torch.equal(torch.cat(part), whole)
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_ranks_share_an_evaluation_without_repetition(name):
+    data = loaded(name)
+    indices = [
+        torch.cat(
+            [batch[2] for batch in data.evaluation_batches(0, "main", rank=rank, world_size=3)]
+        )
+        for rank in range(3)
+    ]
+    together = torch.cat(indices)
+    assert torch.equal(together.sort().values, data.split_indices(0, "main"))
+
+
+# Protocols
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_data_set_has_a_protocol(name):
+    assert protocols(name)
+
+
+@pytest.mark.parametrize(("data_set", "protocol"), PROTOCOLS)
+def test_a_protocols_files_are_named_after_algorithms(data_set, protocol):
+    stems = {file.stem for file in (configs() / data_set / protocol).iterdir()}
+    assert stems - {"protocol"} <= set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(("data_set", "protocol"), PROTOCOLS)
+def test_a_protocol_resolves_for_every_algorithm(data_set, protocol, algo):
+    config = {"dataset": data_set, "protocol": protocol, "algo": algo, "test_env": 0}
+    settings = resolve(config)
+    folder = configs() / data_set / protocol
+    written = yaml.safe_load((folder / "protocol.yaml").read_text())
+    own = folder / f"{algo}.yaml"
+    overriding = yaml.safe_load(own.read_text()) if own.exists() else {}
+
+    assert (settings.protocol, settings.algo["name"], settings.data["name"]) == (
+        protocol,
+        algo,
+        data_set,
+    )
+    assert len(settings.sources) == 1 + own.exists()
+    for section in ("algo", "data", "network"):
+        stated = {**written.get(section, {}), **overriding.get(section, {})}
+        resolved = getattr(settings, section)
+        assert {key: resolved[key] for key in stated} == stated
+    for key in ("steps", "check_every", "selection", "matmul_precision"):
+        if key in written:
+            assert getattr(settings, key) == overriding.get(key, written[key])
+
+    data = build_data(settings)
+    algorithm = build_algorithm(settings, data)
+    logits = algorithm(torch.zeros(2, *data.input_shape))
+    assert logits.shape == (2, len(data.class_names))
+    assert data.test_environments == (0,)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dgbench.networks import Network, NetworkOptions, OneLogitClassifier, build_network
+from tests.synthetic import assert_close
+
+IMAGE = (2, 14, 14)
+
+
+def build(
+    shape: tuple[int, ...] = IMAGE, classes: int = 2, seed: int = 0, **options: Any
+) -> Network:
+    return build_network(NetworkOptions(**{"width": 16, **options}), shape, classes, seed)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "classes", "logits"),
+    [
+        ("mlp", (2, 14, 14), 2, "one"),
+        ("mlp", (1, 28, 28), 10, "all"),
+        ("mlp", (6,), 3, "all"),
+        ("small_cnn", (1, 28, 28), 10, "all"),
+        ("small_cnn", (2, 14, 14), 2, "one"),
+        ("small_cnn", (3, 33, 20), 2, "all"),
+    ],
+)
+def test_logits_and_features_have_one_row_an_input(backbone, shape, classes, logits):
+    network = build(shape, classes, backbone=backbone, logits=logits)
+    inputs = torch.rand(5, *shape)
+    features = network.featurizer(inputs)
+    assert features.shape == (5, 16)
+    assert network(inputs).shape == (5, classes)
+    assert torch.equal(network(inputs), network.classifier(features))
+
+
+def test_the_seed_alone_decides_the_weights():
+    torch.manual_seed(1)
+    first = build(seed=3)
+    torch.manual_seed(2)
+    again, other = build(seed=3), build(seed=4)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+    assert not torch.equal(
+        first.state_dict()["classifier.weight"], other.state_dict()["classifier.weight"]
+    )
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "small_cnn"])
+def test_building_leaves_the_global_random_state_as_it_was(backbone):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    build(backbone=backbone)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_mlp_is_the_irm_papers():
+    """colored_mnist/main.py: three layers, Xavier's uniform weights, no biases."""
+    network = build((2, 14, 14), width=390, logits="one")
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    assert [layer.weight.shape for layer in layers] == [(390, 392), (390, 390), (1, 390)]
+    for layer in layers:
+        bound = math.sqrt(6 / sum(layer.weight.shape))
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias.abs().max() == 0
+
+
+def test_one_logit_is_returned_as_zero_and_z():
+    head = OneLogitClassifier(4)
+    features = torch.randn(7, 4)
+    z = features @ head.weight.T + head.bias
+    logits = head(features)
+    assert torch.equal(logits[:, 0], torch.zeros(7))
+    assert_close(logits[:, 1:], z, rtol=1e-6, atol=1e-6)
+
+
+def test_the_cross_entropy_of_one_logit_is_the_papers_binary_one():
+    network = build(logits="one").double()
+    inputs, targets = torch.rand(20, *IMAGE).double(), torch.arange(20) % 2
+    logits = network(inputs)
+    binary = F.binary_cross_entropy_with_logits(logits[:, 1], targets.double())
+    assert_close(F.cross_entropy(logits, targets), binary)
+
+
+def test_one_logit_for_more_than_two_classes_is_refused():
+    with pytest.raises(ValueError, match=r"'one'.* there are 3; use --network\.logits all"):
+        build(classes=3, logits="one")
+
+
+def test_convolutions_of_vectors_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(6,\); use --network\.backbone mlp"):
+        build((6,), backbone="small_cnn")
+
+
+def test_a_network_without_units_is_refused():
+    with pytest.raises(ValueError, match=r"network\.width is 0; it must be at least 1"):
+        NetworkOptions(width=0)
