@@ -56,8 +56,9 @@ def _wandb(folder: Path) -> Logger:
 
     folder.mkdir(parents=True, exist_ok=True)
     # Online and logged out, wandb would ask for a key and fail a run that nobody watches.
-    decided = "WANDB_MODE" in os.environ or wandb.api.api_key is not None
-    return WandbLogger(project="dgbench", save_dir=folder, offline=not decided)
+    decided = "WANDB_MODE" in os.environ or wandb.login(prompt=False)
+    mode: dict[str, Any] = {} if decided else {"mode": "offline"}
+    return WandbLogger(project="dgbench", save_dir=folder, **mode)
 
 
 _BUILDERS = {"csv": _csv, "tensorboard": _tensorboard, "wandb": _wandb}

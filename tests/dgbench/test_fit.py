@@ -152,14 +152,28 @@ def test_a_diverged_run_ends_and_says_so(tmp_path):
     assert run.checks[-1]["diverged"]
 
 
-@pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
-def test_loggers_are_added_and_change_nothing(logger, finished, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+def test_loggers_are_added_and_change_nothing(logger, finished, tmp_path):
     folder = fit(tmp_path, "--logger", logger, algo="irm")
     assert folder.name == finished.name
     assert equal_weights(folder, finished)
     assert [path for path in (folder / "logs").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("mode", [None, "offline", "disabled"])
+def test_wandb_needs_no_account(mode, finished, tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path), "WANDB_SILENT": "true"}
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        environment.pop(name, None)
+    if mode is not None:
+        environment["WANDB_MODE"] = mode
+    call = [sys.executable, "-m", "dgbench", "fit", "--algo", "irm", "--test-env", "2", *TINY]
+    call += ["--logger", "wandb", "--out", str(tmp_path / "runs")]
+    done = subprocess.run(call, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = records.find_runs([tmp_path / "runs"])
+    assert equal_weights(folder, finished)
+    assert bool(list(tmp_path.rglob("*.wandb"))) == (mode != "disabled")
 
 
 def start(out: Path, *arguments: str) -> subprocess.Popen:
