@@ -178,10 +178,8 @@ def test_wandb_needs_no_account(mode, finished, tmp_path):
 
 def start(out: Path, *arguments: str) -> subprocess.Popen:
     call = [sys.executable, "-m", "dgbench", "fit", "--algo", "irm", "--test-env", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*call, *arguments, "--out", str(out)],
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
