@@ -53,6 +53,7 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
         environment_aliases: Other spellings, alias to name.
         class_names: One name a class.
         input_shape: Shape of one input, such as (channels, height, width).
+        contents: How many samples of what, with the default options, for people.
         generator_version: Rises with every change of the code that changes the data.
         shares_sources: Whether environments show the same source images.
 
@@ -65,6 +66,7 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
     environment_aliases: Mapping[str, str] = {}
     class_names: tuple[str, ...]
     input_shape: tuple[int, ...]
+    contents: str = ""
     generator_version: int
     shares_sources: bool = False
 

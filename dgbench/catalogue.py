@@ -14,7 +14,15 @@ from dgbench.protocols import configs, protocols
 Rows = Iterator[tuple[str, ...]]
 
 ALGORITHM_COLUMNS = ("algorithm", "what", "year", "paper", "hyper-parameters")
-DATASET_COLUMNS = ("data set", "what", "environments", "classes", "options", "protocols")
+DATASET_COLUMNS = (
+    "data set",
+    "what",
+    "environments",
+    "classes",
+    "contents",
+    "options",
+    "protocols",
+)
 PROTOCOL_COLUMNS = ("data set", "protocol", "what")
 
 
@@ -25,15 +33,16 @@ def algorithm_rows() -> Rows:
 
 
 def dataset_rows() -> Rows:
-    """One row a data set: name, what it is, environments, classes, options, protocols."""
+    """One row a data set: name, what it is, environments, classes, contents, options, protocols."""
     for entry in registry.entries("data set").values():
         environments = entry.constants.get("environment_names", ())
         classes = entry.constants.get("class_names", ())
         yield (
             entry.name,
             f"{entry.title} ({entry.link})",
-            ", ".join(environments) or "those of the folder",
-            str(len(classes) or "those of the folder"),
+            ", ".join(environments),
+            str(len(classes)),
+            entry.constants.get("contents", ""),
             _options(entry),
             ", ".join(protocols(entry.name)),
         )

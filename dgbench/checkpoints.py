@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.preprocessing import Preprocessing
+from dgbench import BENCHMARK_VERSION
 from dgbench.errors import UsageError
 from dgbench.evaluation import all_splits, evaluate
 from dgbench.networks import Network, NetworkOptions, build_network
 from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings, recorded_config, resolve
-from dgbench.training import build_data
+from dgbench.training import build_data, build_trainer
 from leaderboard import records
 
 
@@ -32,6 +32,7 @@ class Checkpoint:
         class_names: what the logits stand for.
         settings: all that decided the run's numbers.
         step: optimiser steps taken.
+        benchmark_version: of the suite that wrote it.
     """
 
     network: Network
@@ -39,6 +40,7 @@ class Checkpoint:
     class_names: tuple[str, ...]
     settings: dict[str, Any]
     step: int
+    benchmark_version: str
 
 
 def read(path: Path) -> Checkpoint:
@@ -85,6 +87,7 @@ def read(path: Path) -> Checkpoint:
         tuple(ours["class_names"]),
         settings,
         content["global_step"],
+        ours["benchmark_version"],
     )
 
 
@@ -96,18 +99,21 @@ def score(checkpoint: Checkpoint) -> dict[str, records.SplitMetrics]:
 
     Returns:
         Metrics by ``<environment>/<split>``: the record's numbers, exactly.
+
+    Raises:
+        UsageError: for a checkpoint of another benchmark version.
     """
+    version = checkpoint.benchmark_version
+    if version != BENCHMARK_VERSION:
+        raise UsageError(
+            f"The checkpoint was made by benchmark version {version} and this is "
+            f"{BENCHMARK_VERSION}: their numbers do not compare. Install the one that made it."
+        )
     settings: Settings = resolve(recorded_config(checkpoint.settings))
     data = build_data(settings)
     data.setup()
     with matmul_precision(settings.matmul_precision), quiet_lightning():
-        trainer = pl.Trainer(
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **settings.trainer,
-        )
+        trainer = build_trainer(settings, logger=False)
         device = trainer.strategy.root_device
         network = trainer.precision_plugin.convert_module(checkpoint.network).to(device)
         assert isinstance(network, Network)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
 
-def build_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> list[Logger]:
-    """Makes the loggers of a run; they write below ``<run folder>/logs``.
+def build_loggers(names: Sequence[str], folder: Path) -> list[Logger]:
+    """Makes the loggers of a run; from their first entry on they write below ``<run>/logs``.
 
     Args:
         names: any of ``csv``, ``tensorboard`` and ``wandb``.
         folder: the run's folder.
-        settings: the run's settings, logged as its hyper-parameters.
 
     Raises:
         UsageError: when a logger's package is not installed.
@@ -31,17 +30,15 @@ def build_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"--logger {name} needs a package that is not installed: {error}. "
-                f"Install it with pip install 'dgbench[{name}]', or leave the logger out."
+                f"Install it with pip install {name}, or leave the logger out."
             ) from error
-    for logger in loggers:
-        logger.log_hyperparams(dict(settings))
     return loggers
 
 
 def _csv(folder: Path) -> Logger:
     from pytorch_lightning.loggers import CSVLogger
 
-    return CSVLogger(folder, name="csv", version="")
+    return CSVLogger(folder, name="csv")
 
 
 def _tensorboard(folder: Path) -> Logger:
@@ -54,7 +51,6 @@ def _wandb(folder: Path) -> Logger:
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
-    folder.mkdir(parents=True, exist_ok=True)
     # Online and logged out, wandb would ask for a key and fail a run that nobody watches.
     decided = "WANDB_MODE" in os.environ or wandb.login(prompt=False)
     mode: dict[str, Any] = {} if decided else {"mode": "offline"}

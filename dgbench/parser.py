@@ -88,7 +88,6 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
     )
     add("--trial-seed", type=int, default=0, help="Decides initialisation and batches.")
     add("--data-seed", type=int, default=0, help="Decides environments and splits.")
-    add("--hparams-seed", type=int, default=0, help="Draw of hyper-parameters; 0: the defaults.")
     add("--steps", type=int, default=1000, help="Optimiser steps.")
     add("--check-every", type=int, default=100, help="Steps between two checks.")
     add("--selection", type=SelectionRule, default="train_val", help="Rule that picks the check.")
@@ -133,10 +132,12 @@ def refuse_unknown(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         UsageError: with the options that come close and those beside it, or what to use instead.
     """
     shown = [action for action in parser._actions if action.help != SUPPRESS]
-    known = [option for action in shown for option in action.option_strings]
+    spellings = [option for action in shown for option in action.option_strings]
+    # jsonargparse adds a second spelling for lists, which ours make superfluous.
+    known = [option for option in spellings if option.startswith("--") and option[-1] != "+"]
     for argument in arguments:
         flag = argument.partition("=")[0]
-        if not flag.startswith("--") or flag in known:
+        if not flag.startswith("--") or flag in spellings:
             continue
         section, _, name = flag.removeprefix("--").partition(".")
         if section == "trainer" and name in _INSTEAD:

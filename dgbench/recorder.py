@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -20,7 +21,7 @@ from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 from dgbench.evaluation import all_splits, evaluate, splits_for_selection
 from leaderboard import records
-from leaderboard.selection import select, selected_steps
+from leaderboard.selection import selected_steps
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error of anybody's
@@ -60,9 +61,8 @@ class Recorder(pl.Callback):
         self.sums = torch.zeros(0, dtype=torch.float64)
         self.counted = 0
         self.seconds_before = 0.0
-        self.started = 0.0
+        self.started = time.monotonic()
         self.train_names: list[str] = []
-        self.diverged = False
         self.stop_requested: int | None = None
 
     # What the checkpoint remembers of the recorder
@@ -124,25 +124,57 @@ class Recorder(pl.Callback):
         settings = self.run["settings"]
         if step % settings["check_every"] == 0 or step == settings["steps"]:
             self._check(trainer, pl_module)
-        if self.stop_requested is not None:
+        if self.stop_requested is not None and step < settings["steps"]:
             self._save(trainer, records.LAST_CHECKPOINT)
             raise Interrupted(
                 f"stopped by {signal.Signals(self.stop_requested).name} after step {step}; "
                 f"go on with `dgbench fit --resume {self.folder}`"
             )
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the record."""
+    def close(self, trainer: pl.Trainer, algorithm: Algorithm) -> None:
+        """Measures what the selected check lacks, and closes the record.
+
+        Args:
+            trainer: after its fit.
+            algorithm: at the last step; it stays there.
+        """
+        path = self.folder / records.CHECKS_FILE
+        checks = records.read_checks(path)
+        selected = selected_steps(checks, *self._roles())
+        for check in checks:
+            if check["step"] == selected.get(self.run["settings"]["selection"]):
+                check["splits"] = self._complete(trainer, algorithm, check)
         if trainer.is_global_zero:
-            checks = records.read_checks(self.folder / records.CHECKS_FILE)
+            records.rewrite_checks(path, checks)
             self._write_status(trainer, "finished")
             records.write_done(
                 self.folder,
-                status="diverged" if self.diverged else "finished",
+                status="diverged" if "diverged" in checks[-1] else "finished",
                 last_step=trainer.global_step,
-                selected=selected_steps(checks, *self._roles()),
+                selected=selected,
                 seconds=self._seconds(),
             )
+
+    def _complete(
+        self, trainer: pl.Trainer, algorithm: Algorithm, check: records.CheckLine
+    ) -> dict[str, records.SplitMetrics]:
+        """Every split at a check, of which only those that a rule reads were measured."""
+        names = self.data.environment_names
+        missing = [
+            (index, split)
+            for index, split in all_splits(self.data)
+            if f"{names[index]}/{split}" not in check["splits"]
+        ]
+        if not missing:
+            return check["splits"]
+        network = algorithm.network
+        if check["step"] != trainer.global_step:
+            network = copy.deepcopy(network)
+            state = torch.load(self.folder / records.SELECTED_CHECKPOINT, weights_only=True)
+            own = {name: state["state_dict"][f"network.{name}"] for name in network.state_dict()}
+            network.load_state_dict(own)
+        measured = evaluate(network, self.data, missing, algorithm.device, trainer.precision_plugin)
+        return {**check["splits"], **measured}
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -192,8 +224,8 @@ class Recorder(pl.Callback):
                 trainer.precision_plugin,
             ),
         }
-        self.diverged = not all(map(math.isfinite, means))
-        trainer.should_stop = trainer.should_stop or self.diverged
+        numbers = [*means, *flat_metrics(line).values()]
+        trainer.should_stop = trainer.should_stop or not all(map(math.isfinite, numbers))
         if trainer.is_global_zero:
             records.append_check(self.folder / records.CHECKS_FILE, line)
         if self._is_selected(trainer.global_step):
@@ -207,7 +239,7 @@ class Recorder(pl.Callback):
         if self.run["settings"]["selection"] != "train_val":
             return False
         checks = records.read_checks(self.folder / records.CHECKS_FILE)
-        return select("train_val", checks, *self._roles()) == step
+        return selected_steps(checks, *self._roles())["train_val"] == step
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         """Replaces a checkpoint atomically: the old one stays until the new one is on the disk."""

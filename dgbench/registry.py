@@ -150,7 +150,7 @@ def _load_dotted(kind: Kind, name: str) -> type:
     module, _, class_name = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"{_FLAGS[kind]} {name} could not be imported: {error}. It names a class as "
             "package.module.Class, and its package must be installed or in the current folder."

@@ -106,7 +106,7 @@ def _other_choice(run: records.Run, rule: str) -> str:
     other: records.SelectionRule = "last" if rule == "train_val" else "train_val"
     step = run.done["selected"].get(other)
     if step is None:
-        return f"{other} could not have chosen: it needs the holdout of every training environment."
+        return f"{other} could not have chosen: it needs finite accuracies on training holdouts."
     splits = _check(run, step)["splits"]
     accuracies = ", ".join(
         f"{_percent(splits[f'{name}/main']['accuracy'])} in {escape(name)}"

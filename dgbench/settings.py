@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from dgbench.arguments import read_yaml, sorted_out
+from dgbench.arguments import as_options, long_form, read_yaml, sorted_out
 from dgbench.errors import UsageError
 from dgbench.parser import (
     DEFAULT_OUT,
@@ -33,6 +33,8 @@ from leaderboard.records import SelectionRule
 
 # What of the Trainer decides the numbers, and so belongs to the record.
 _DECIDES_NUMBERS = ("precision", "deterministic", "gradient_clip_val", "gradient_clip_algorithm")
+# Lightning's short names: one precision must not have two run_ids.
+_PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ class Settings:
         train_env: environments trained on; None means all others.
         trial_seed: decides initialisation and order of batches.
         data_seed: decides environments and splits.
-        hparams_seed: draw of hyper-parameters; 0 is the defaults.
         steps: optimiser steps.
         check_every: steps between two checks.
         selection: rule that picks the check whose numbers are the run's.
@@ -70,7 +71,6 @@ class Settings:
     train_env: list[int | str] | None
     trial_seed: int
     data_seed: int
-    hparams_seed: int
     steps: int
     check_every: int
     selection: SelectionRule
@@ -100,7 +100,7 @@ class Settings:
             "train_env": list(train_env),
             "trial_seed": self.trial_seed,
             "data_seed": self.data_seed,
-            "hparams_seed": self.hparams_seed,
+            "hparams_seed": 0,  # the draw that is the defaults; sweeps have others
             "steps": self.steps,
             "check_every": self.check_every,
             "selection": self.selection,
@@ -121,12 +121,8 @@ def resolve(config: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: for names and values that are not allowed.
     """
-    content = dict(config)
-    if "dataset" in content:
-        content["data"] = {"name": content.pop("dataset"), **content.get("data", {})}
-    if isinstance(content.get("algo"), str):
-        content["algo"] = {"name": content["algo"]}
-    return _second_phase(names_of([content], []), [content], [])
+    layer = long_form(config)
+    return _second_phase(names_of([layer], []), [layer], [])
 
 
 def resolve_arguments(arguments: Sequence[str]) -> Settings:
@@ -140,7 +136,7 @@ def resolve_arguments(arguments: Sequence[str]) -> Settings:
         SystemExit: with 0 after printing help or a configuration.
     """
     flags, files, resume = sorted_out(arguments)
-    layers = [read_yaml(Path(file)) for file in files]
+    layers = [long_form(read_yaml(Path(file))) for file in files]
     if resume is not None:
         layers.insert(0, _resumed(resume, flags))
     names = names_of(layers, flags)
@@ -157,8 +153,8 @@ def recorded_config(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: ``settings`` of a ``run.json``.
     """
     trainer = {key: settings[key] for key in _DECIDES_NUMBERS if key in settings}
-    others = {key: value for key, value in settings.items() if key not in _DECIDES_NUMBERS}
-    return {**others, "trainer": trainer}
+    kept = settings.keys() - {*_DECIDES_NUMBERS, "hparams_seed"}
+    return {**{key: settings[key] for key in settings if key in kept}, "trainer": trainer}
 
 
 def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
@@ -174,8 +170,20 @@ def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
                 f"--resume last: no run under {out} is unfinished. Name one, or --out."
             )
         folder = max(open_runs, key=lambda found: (found / records.RUN_FILE).stat().st_mtime)
-    config = recorded_config(records.read_run(folder).run["settings"])
-    return {**config, "out": str(folder.resolve().parents[2]), "resume": str(folder.resolve())}
+    run = records.read_run(folder)
+    return {
+        **recorded_config(run.run["settings"]),
+        "out": str(folder.resolve().parents[2]),
+        "resume": str(folder.resolve()),
+        "check_all": _measured_all(run),
+    }
+
+
+def _measured_all(run: records.Run) -> bool:
+    """Whether a run measures every split at every check, which no setting of a record says."""
+    splits = [split for e in run.run["environments"] for split in e["splits"].values()]
+    expected = sum(split["n"] > 0 for split in splits)
+    return bool(run.checks) and len(run.checks[0]["splits"]) == expected
 
 
 def _second_phase(
@@ -185,11 +193,14 @@ def _second_phase(
     sources: tuple[str, ...] = (),
 ) -> Settings:
     names.require()
+    options = [*flags, *(option for layer in layers for option in as_options(layer))]
+    # Once without the classes: most slips are found before torch is imported.
+    refuse_unknown(build_parser(), [option for option in options if "." not in option])
     parser = build_parser(names)
-    refuse_unknown(parser, flags)
+    refuse_unknown(parser, options)
     files = names.files()
-    texts = [yaml.safe_dump(dict(layer), sort_keys=False) for layer in layers]
     try:
+        texts = [yaml.safe_dump(dict(layer), sort_keys=False) for layer in layers]
         with contextlib.redirect_stderr(io.StringIO()):
             parsed = parser.parse_args([f"--config={text}" for text in [*files, *texts]] + [*flags])
     except Exception as error:
@@ -203,7 +214,8 @@ def _second_phase(
 
 
 def _is_about_arguments(error: Exception) -> bool:
-    return isinstance(error, ArgumentError | TypeError | ValueError | KeyError | OSError)
+    expected = ArgumentError | TypeError | ValueError | KeyError | OSError | yaml.YAMLError
+    return isinstance(error, expected)
 
 
 def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
@@ -220,9 +232,11 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
     values["test_env"] = _listed(values["test_env"])
     values["train_env"] = None if values["train_env"] is None else _listed(values["train_env"])
     values["logger"] = list(dict.fromkeys(values["logger"] or []))
-    values["trainer"] = {
-        key: value for key, value in values["trainer"].items() if value is not None
-    }
+    trainer = {key: value for key, value in values["trainer"].items() if value is not None}
+    if "precision" in trainer:
+        given = str(trainer["precision"])
+        trainer["precision"] = _PRECISIONS.get(given, given)
+    values["trainer"] = trainer
     return Settings(**values, sources=sources)
 
 

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from datamodules.base import EnvironmentDataModule
@@ -55,7 +56,6 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     checkpoint = _checkpoint_to_resume(settings, folder, deciding)
     with matmul_precision(settings.matmul_precision), quiet_lightning():
         algorithm = build_algorithm(settings, data)
-        _prepare(folder, checkpoint)
         _train(settings, data, algorithm, deciding, folder, checkpoint, console)
     return records.read_run(folder)
 
@@ -101,6 +101,30 @@ def build_algorithm(settings: Settings, data: EnvironmentDataModule) -> Algorith
     return algorithm
 
 
+def build_trainer(settings: Settings, **options: Any) -> pl.Trainer:
+    """Lightning's Trainer for a run, without anything that the recorder does.
+
+    Args:
+        settings: the resolved run, whose ``trainer`` is passed on.
+        **options: what the caller decides.
+
+    Raises:
+        UsageError: when Lightning refuses the settings.
+    """
+    try:
+        return pl.Trainer(
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+            **settings.trainer,
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        given = ", ".join(f"--trainer.{key} {value}" for key, value in settings.trainer.items())
+        reason = " ".join(str(error).split())
+        raise UsageError(f"Lightning refuses {given}: {reason}") from error
+
+
 def deciding_settings(settings: Settings, data: EnvironmentDataModule) -> dict[str, Any]:
     """All that decides the numbers of a run, with its environments by name.
 
@@ -135,23 +159,27 @@ def _train(
     callbacks: list[pl.Callback] = [recorder]
     if console is not None:
         callbacks.append(ProgressBar(console, deciding["train_env"], settings.check_every))
-    trainer = pl.Trainer(
+    loggers = build_loggers(settings.logger, folder)
+    trainer = build_trainer(
+        settings,
         max_steps=settings.steps,
         max_epochs=-1,
         limit_val_batches=0,
         num_sanity_val_steps=0,
         log_every_n_steps=min(settings.check_every, settings.steps),
-        logger=build_loggers(settings.logger, folder, deciding),
+        logger=loggers,
         callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         use_distributed_sampler=False,
-        **settings.trainer,
     )
     recorder.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device.type)
+    # Last, when nothing that the user gave can fail any more: --force replaces a finished record.
+    _prepare(folder, checkpoint)
+    for logger in loggers:
+        logger.log_hyperparams(deciding)
     with _signals_asking(recorder):
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    # Not a hook: Lightning calls none where the checkpoint is of the last step.
+    recorder.close(trainer, algorithm)
 
 
 def _run_json(deciding: dict[str, Any], data: EnvironmentDataModule) -> records.RunJson:
@@ -226,6 +254,8 @@ def _refuse_other_settings(resumed: Path, folder: Path, deciding: dict[str, Any]
         for key in deciding
         if recorded.get(key) != deciding[key]
     ]
+    if not different:
+        different = [f"its record would be {folder}, by --out or another benchmark version"]
     raise UsageError(
         f"--resume {resumed} goes on with a run as it was, but {'; '.join(different)}. "
         "Leave these options out, or start another run without --resume."

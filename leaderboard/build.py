@@ -26,7 +26,7 @@ def build(paths: Sequence[str | Path], out: str | Path, rule: SelectionRule | No
 
     Raises:
         RecordError: there is no run, a path is no folder, the rule needs several runs, or the runs
-            are of different benchmark versions.
+            are of different benchmark versions, or the file cannot be written.
     """
     runs, unreadable = load_runs(paths)
     if not runs and not unreadable:
@@ -38,6 +38,11 @@ def build(paths: Sequence[str | Path], out: str | Path, rule: SelectionRule | No
     rules: list[SelectionRule] = sorted(set(frame["rule"]))
     parts = ["# Leaderboard\n", *(markdown_table(frame, r) for r in rules)]
     path = Path(out) / LEADERBOARD_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, "\n".join([*parts, skipped_list(unreadable + unnumbered)]))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, "\n".join([*parts, skipped_list(unreadable + unnumbered)]))
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be written ({error.strerror}): name a folder that can, with --out"
+        ) from error
     return path

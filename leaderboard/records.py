@@ -266,14 +266,18 @@ def append_check(path: str | os.PathLike[str], line: CheckLine) -> None:
     Raises:
         RecordError: the line does not follow the schema.
     """
-    finite = _without_non_finite(line)
-    if finite != line:
-        finite["diverged"] = True
-    data = (canonical_json(validate_check(finite)) + "\n").encode()
+    data = _text(line).encode()
     with open(path, "ab", buffering=0) as file:
         if file.write(data) != len(data):
             raise OSError(f"{path}: the disk took only a part of a line: free some space")
         os.fsync(file.fileno())
+
+
+def _text(check: CheckLine) -> str:
+    finite = _without_non_finite(check)
+    if finite != check:
+        finite["diverged"] = True
+    return canonical_json(validate_check(finite)) + "\n"
 
 
 def _without_non_finite(value: Any) -> Any:
@@ -291,8 +295,16 @@ def truncate_checks(path: str | os.PathLike[str], last_step: int) -> None:
     """
     path = Path(path)
     if path.exists():
-        kept = [line for line in read_checks(path) if line["step"] <= last_step]
-        write_text_atomic(path, "".join(canonical_json(line) + "\n" for line in kept))
+        rewrite_checks(path, [line for line in read_checks(path) if line["step"] <= last_step])
+
+
+def rewrite_checks(path: str | os.PathLike[str], checks: Iterable[CheckLine]) -> None:
+    """Replace `checks.jsonl` atomically; non-finite numbers are written as by `append_check`.
+
+    Raises:
+        RecordError: a line does not follow the schema.
+    """
+    write_text_atomic(path, "".join(map(_text, checks)))
 
 
 def write_done(

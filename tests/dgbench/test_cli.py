@@ -54,6 +54,9 @@ FIT = ("fit", "--algo", "irm", "--test-env", "2", *TINY)
             ["there are 10", "--network.logits all"],
         ),
         (("fit", "--algo", "vrex", "--test-env", "2", "--train-env", "0"), ["at least 2"]),
+        (("fit", "--algo", ".Class", "--test-env", "2"), [".Class", "package.module.Class"]),
+        ((*FIT, "--trainer.accelerator", "abacus"), ["--trainer.accelerator abacus"]),
+        ((*FIT, "--hparams-seed", "3"), ["no option --hparams-seed"]),
         (("fit", "--algo", "nowhere.Class", "--test-env", "2"), ["nowhere", "installed"]),
         (("test", "--checkpoint", "nowhere.ckpt"), ["no checkpoint nowhere.ckpt"]),
         (("leaderboard", "build", "nowhere", "--out", "board"), ["nowhere", "folder"]),
@@ -77,6 +80,21 @@ def test_an_unreadable_configuration_is_refused(content, tmp_path):
     code, _, errors = command(*FIT, "--config", path)
     assert code == 2
     assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_misspelt_key_of_a_file_is_answered_like_a_flag(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("algo: {penalty_wieght: 2}")
+    code, _, errors = command(*FIT, "--config", path)
+    assert code == 2
+    assert "Did you mean --algo.penalty_weight" in errors
+
+
+def test_a_board_that_cannot_be_written_is_refused(tmp_path):
+    assert command(*FIT, "--out", tmp_path)[0] == 0
+    code, _, errors = command("leaderboard", "build", tmp_path, "--out", "/proc/nowhere")
+    assert code == 2
+    assert "cannot be written" in errors
 
 
 def test_help_names_commands_and_options():

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import dgbench
+from dgbench.checkpoints import read, score
 from dgbench.errors import UsageError
 from leaderboard import records
 from tests.dgbench.tiny import TINY, checks, command, fit
@@ -139,6 +140,17 @@ def test_selected_checkpoint_is_the_check_that_train_val_picks(tmp_path):
     assert chosen["global_step"] == best
 
 
+def test_the_selected_check_has_every_split_like_the_last(tmp_path):
+    folder = fit(tmp_path, "--selection", "train_val", "--steps", 40, "--data.batch_size", 16)
+    run = records.read_run(folder)
+    assert run.done is not None
+    selected = run.done["selected"]["train_val"]
+    assert selected != 40, "the last check was picked; choose other settings for this test"
+    (check,) = [check for check in run.checks if check["step"] == selected]
+    assert len(check["splits"]) == 6
+    assert score(read(folder / "selected.ckpt")) == check["splits"]
+
+
 def test_check_all_measures_everything_at_every_check(tmp_path):
     assert all(len(check["splits"]) == 6 for check in checks(fit(tmp_path, "--check-all")))
 
@@ -150,6 +162,32 @@ def test_a_diverged_run_ends_and_says_so(tmp_path):
     assert run.done is not None
     assert run.done["last_step"] < 40
     assert run.checks[-1]["diverged"]
+
+
+def test_finite_losses_with_broken_weights_are_no_finished_run(tmp_path):
+    folder = fit(tmp_path, "--algo.learning_rate", "1e38", "--steps", 1)
+    run = records.read_run(folder)
+    assert run.checks[-1]["splits"]["-90%/main"]["accuracy"] is None
+    assert run.state == "diverged"
+
+
+def test_force_with_a_mistake_leaves_the_finished_record(tmp_path):
+    folder = fit(tmp_path, algo="irm")
+    call = ["fit", "--algo", "irm", "--test-env", 2, *TINY, "--out", tmp_path, "--force"]
+    code, _, errors = command(*call, "--trainer.accelerator", "abacus")
+    assert code == 2, errors
+    assert records.read_run(folder, verify_checkpoints=True).state == "finished"
+
+
+def test_a_run_killed_before_its_last_file_is_closed_by_resuming(tmp_path):
+    folder = fit(tmp_path, algo="irm")
+    before = checks(folder)
+    (folder / "done.json").unlink()
+    code, shown, errors = command("fit", "--resume", folder)
+    assert code == 0, errors
+    assert "Record: " in shown
+    assert records.read_run(folder, verify_checkpoints=True).state == "finished"
+    assert checks(folder) == before
 
 
 @pytest.mark.parametrize("logger", ["csv", "tensorboard"])

@@ -104,6 +104,25 @@ def test_a_record_is_a_configuration():
     assert resolve(recorded_config(decided)).deciding(*names) == decided
 
 
+def test_short_forms_hold_in_files_too(tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text("algo: irm\ndataset: rotated_mnist\ntest_env: 0\n")
+    settings = resolve_arguments(["--config", str(file)])
+    assert (settings.algo["name"], settings.data["name"]) == ("irm", "rotated_mnist")
+
+
+@pytest.mark.parametrize("spelt", ["32", "32-true"])
+def test_one_precision_has_one_name(spelt):
+    names = (["-90%"], ["+90%", "+80%"])
+    plain = resolve_arguments(ARGUMENTS).deciding(*names)
+    assert resolve_arguments([*ARGUMENTS, "--trainer.precision", spelt]).deciding(*names) == plain
+
+
+def test_what_no_file_could_say_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="represent"):
+        resolve({"algo": "irm", "test_env": 2, "out": tmp_path})
+
+
 def test_an_empty_call_says_what_is_missing():
     with pytest.raises(UsageError, match="Name an algorithm"):
         resolve({"test_env": 2})
