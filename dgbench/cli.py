@@ -6,6 +6,7 @@ Every error a user can cause ends here as one message and exit code 2.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -155,7 +156,8 @@ def _leaderboard(arguments: list[str]) -> int:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    # Of several processes that train together, the first one speaks.
+    return Console(quiet=int(os.environ.get("LOCAL_RANK", "0")) > 0)
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -23,6 +23,9 @@ from dgbench.evaluation import all_splits, evaluate, splits_for_selection
 from leaderboard import records
 from leaderboard.selection import selected_steps
 
+# Several devices ask each other whether to stop: a question costs as much as a small step.
+_STEPS_BETWEEN_QUESTIONS = 10
+
 
 class Interrupted(Exception):  # noqa: N818 - it is no error of anybody's
     """A signal asked the run to stop; everything up to the last step is on the disk."""
@@ -124,10 +127,11 @@ class Recorder(pl.Callback):
         settings = self.run["settings"]
         if step % settings["check_every"] == 0 or step == settings["steps"]:
             self._check(trainer, pl_module)
-        if self.stop_requested is not None and step < settings["steps"]:
+        stop = self._agreed_stop(trainer, step)
+        if stop and step < settings["steps"]:
             self._save(trainer, records.LAST_CHECKPOINT)
             raise Interrupted(
-                f"stopped by {signal.Signals(self.stop_requested).name} after step {step}; "
+                f"stopped by {signal.Signals(stop).name} after step {step}; "
                 f"go on with `dgbench fit --resume {self.folder}`"
             )
 
@@ -138,14 +142,13 @@ class Recorder(pl.Callback):
             trainer: after its fit.
             algorithm: at the last step; it stays there.
         """
-        path = self.folder / records.CHECKS_FILE
-        checks = records.read_checks(path)
+        checks = self._checks(trainer)
         selected = selected_steps(checks, *self._roles())
         for check in checks:
             if check["step"] == selected.get(self.run["settings"]["selection"]):
                 check["splits"] = self._complete(trainer, algorithm, check)
         if trainer.is_global_zero:
-            records.rewrite_checks(path, checks)
+            records.rewrite_checks(self.folder / records.CHECKS_FILE, checks)
             self._write_status(trainer, "finished")
             records.write_done(
                 self.folder,
@@ -154,6 +157,7 @@ class Recorder(pl.Callback):
                 selected=selected,
                 seconds=self._seconds(),
             )
+        trainer.strategy.barrier("the record is closed")
 
     def _complete(
         self, trainer: pl.Trainer, algorithm: Algorithm, check: records.CheckLine
@@ -188,6 +192,14 @@ class Recorder(pl.Callback):
                 self._write_status(trainer, status, None if interrupted else str(exception))
 
     # Parts of it
+
+    def _agreed_stop(self, trainer: pl.Trainer, step: int) -> int:
+        """The signal that asks to stop, 0 for none, at a step at which all devices know of it."""
+        asked = self.stop_requested or 0
+        if trainer.world_size == 1 or step % _STEPS_BETWEEN_QUESTIONS:
+            return asked if trainer.world_size == 1 else 0
+        device = trainer.strategy.root_device
+        return int(trainer.strategy.reduce(torch.tensor(asked, device=device), reduce_op="max"))
 
     def _accumulate(self, outputs: dict[str, Tensor]) -> None:
         values = torch.cat([value.reshape(-1) for value in outputs.values()]).double()
@@ -228,18 +240,23 @@ class Recorder(pl.Callback):
         trainer.should_stop = trainer.should_stop or not all(map(math.isfinite, numbers))
         if trainer.is_global_zero:
             records.append_check(self.folder / records.CHECKS_FILE, line)
-        if self._is_selected(trainer.global_step):
+        if self._is_selected(trainer, trainer.global_step):
             self._save(trainer, records.SELECTED_CHECKPOINT)
         self._save(trainer, records.LAST_CHECKPOINT)
         self._write_status(trainer, "running")
         for logger in trainer.loggers:
             logger.log_metrics(flat_metrics(line), step=trainer.global_step)
 
-    def _is_selected(self, step: int) -> bool:
+    def _is_selected(self, trainer: pl.Trainer, step: int) -> bool:
         if self.run["settings"]["selection"] != "train_val":
             return False
-        checks = records.read_checks(self.folder / records.CHECKS_FILE)
-        return selected_steps(checks, *self._roles())["train_val"] == step
+        return selected_steps(self._checks(trainer), *self._roles())["train_val"] == step
+
+    def _checks(self, trainer: pl.Trainer) -> list[records.CheckLine]:
+        """The checks so far, as the first process has written them."""
+        path = self.folder / records.CHECKS_FILE
+        checks = records.read_checks(path) if trainer.is_global_zero else []
+        return trainer.strategy.broadcast(checks)
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         """Replaces a checkpoint atomically: the old one stays until the new one is on the disk."""

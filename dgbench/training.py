@@ -19,6 +19,7 @@ from datamodules.base import EnvironmentDataModule
 from datamodules.environments import SPLITS
 from dgbench import BENCHMARK_VERSION, registry
 from dgbench.algorithms.base import Algorithm
+from dgbench.devices import require_exact
 from dgbench.errors import UsageError
 from dgbench.loggers import build_loggers
 from dgbench.networks import NetworkOptions, build_network
@@ -173,7 +174,9 @@ def _train(
     )
     recorder.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device.type)
     # Last, when nothing that the user gave can fail any more: --force replaces a finished record.
-    _prepare(folder, checkpoint)
+    require_exact(trainer, algorithm)
+    if trainer.is_global_zero:
+        _prepare(folder, checkpoint)
     for logger in loggers:
         logger.log_hyperparams(deciding)
     with _signals_asking(recorder):
@@ -279,7 +282,7 @@ def _prepare(folder: Path, checkpoint: Path | None) -> None:
 
 @contextlib.contextmanager
 def _signals_asking(recorder: Recorder) -> Iterator[None]:
-    """Lets Ctrl-C and SIGTERM stop the run after the step they interrupt, with a checkpoint.
+    """Lets Ctrl-C, SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint.
 
     An exception in the middle of an optimiser's step would leave half of the weights behind it.
     A second signal of a kind acts as it always did.
@@ -287,7 +290,9 @@ def _signals_asking(recorder: Recorder) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Slurm announces pre-emption by the last two, as its job asks for.
+    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in asking}
 
     def ask(number: int, frame: FrameType | None) -> None:
         recorder.stop_requested = number

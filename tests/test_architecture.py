@@ -18,7 +18,16 @@ PACKAGES = ("dgbench", "datamodules", "leaderboard")
 
 # From the ground up: a module imports from its own floor and from those below.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "penalties", "collectives", "networks", "search_space", "registry", "runtime"),
+    (
+        "collectives",
+        "devices",
+        "errors",
+        "networks",
+        "penalties",
+        "registry",
+        "runtime",
+        "search_space",
+    ),  # fmt: skip
     ("arguments", "protocols"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
     ("recorder", "progress", "loggers", "catalogue", "report"),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.streams import EnvironmentBatch
 from dgbench.collectives import global_sum
+from dgbench.devices import require_exact
 from dgbench.errors import UsageError, require
 from dgbench.networks import Network
 from dgbench.search_space import LogUniform
@@ -176,6 +177,10 @@ class Algorithm(pl.LightningModule):
             loss = loss / outputs["penalty_weight"].clamp(min=1.0)
         self.outputs = {name: value.detach() for name, value in outputs.items()}
         return loss
+
+    def on_fit_start(self) -> None:
+        """Refuses what would silently change the steps on several devices."""
+        require_exact(self.trainer, self)
 
     def on_train_batch_start(self, batch: EnvironmentBatch, batch_idx: int) -> None:
         """Forgets Adam's moments where the penalty switches on, if that is asked for."""
