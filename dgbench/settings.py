@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
+from dgbench import registry
 from dgbench.arguments import as_options, long_form, read_yaml, sorted_out
 from dgbench.errors import UsageError
 from dgbench.parser import (
@@ -91,9 +92,11 @@ class Settings:
             train_env: names of the training environments.
         """
         trainer = {key: self.trainer[key] for key in _DECIDES_NUMBERS if key in self.trainer}
+        data_set: Any = registry.load("data set", self.data["name"])
+        located = data_set.location_options
         return {
             "algo": self.algo,
-            "data": self.data,
+            "data": {key: value for key, value in self.data.items() if key not in located},
             "network": self.network,
             "protocol": self.protocol,
             "test_env": list(test_env),

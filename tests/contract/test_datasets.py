@@ -209,6 +209,14 @@ def test_data_depend_on_the_data_seed_alone(name):
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
+def test_options_that_locate_files_are_options_and_decide_nothing(name):
+    data = loaded(name)
+    options = {parameter.name for parameter in registry.require("data set", name).parameters}
+    assert set(data.location_options) <= options
+    assert not set(data.location_options) & set(data.parameters())
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
 def test_loading_leaves_global_random_states_alone(name):
     stir()
     before = random_states()

@@ -257,7 +257,7 @@ def test_training_never_sees_a_held_out_digit() -> None:
     ("options", "message"),
     [
         ({"image_size": 32}, "image_size is 32; give 28, or 14"),
-        ({"source": "mnist"}, "source is 'mnist'; the only one is 'digits'"),
+        ({"source": "emnist"}, "source is 'emnist'; choose one of"),
         ({"draws": 0}, "draws is 0 and holdout_draws is 2500; give at least 1 and 0"),
         ({"holdout_draws": -1}, "holdout_draws is -1; give at least 1 and 0"),
         ({"holdout_fraction": 1.0}, "holdout_fraction is 1.0; give a share"),

@@ -15,14 +15,16 @@ from datamodules.errors import DataError
 
 
 def test_digits_are_mnist() -> None:
-    images, labels, sha256 = mnist.digits()
+    images, labels, hashes = mnist.digits()
 
     assert images.shape == (5000, 28, 28)
     assert images.dtype == np.uint8
     assert labels.dtype == np.int64
     assert np.bincount(labels).tolist() == [500] * 10
     assert int(images.sum()) == 131267102
-    assert sha256 == "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+    assert hashes == {
+        "mnist_5k.csv.gz": "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+    }
 
 
 def test_pixels_stand_where_the_text_of_the_file_has_them() -> None:

@@ -207,7 +207,7 @@ def test_an_image_file_is_preprocessed_as_the_data_are(image_size: int) -> None:
     ("options", "message"),
     [
         ({"image_size": 32}, "image_size is 32; give 28, or 14"),
-        ({"source": "mnist"}, "source is 'mnist'; the only one is 'digits'"),
+        ({"source": "emnist"}, "source is 'emnist'; choose one of"),
         ({"holdout_fraction": 1.0}, "holdout_fraction is 1.0; give a share"),
         (
             {"test_envs": ["15 degrees"]},

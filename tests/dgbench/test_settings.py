@@ -86,6 +86,10 @@ def test_what_decides_the_numbers_leaves_out_where_they_are_made():
         [*ARGUMENTS, "--out", "o", "--logger", "csv", "--trainer.devices", "2", "--check-all"]
     )
     assert elsewhere.deciding(*names) == plain
+    located = resolve_arguments([*ARGUMENTS, "--data.root", "r", "--data.download", "true"])
+    assert located.deciding(*names) == plain
+    assert not {"root", "download"} & set(plain["data"])
+    assert (located.data["root"], located.data["download"]) == ("r", True)
     for flag, value in (
         ("--trainer.precision", "bf16-mixed"),
         ("--trainer.gradient_clip_val", "1.0"),
