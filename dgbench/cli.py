@@ -40,6 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     except (UsageError, DataError, RecordError) as error:
         sys.stderr.write(f"dgbench: {error}\n")
         return _EXIT_USAGE
+    except OSError as error:
+        sys.stderr.write(
+            f"dgbench: {error}. What was written before is whole; make room or give access, and go "
+            "on with `dgbench fit --resume last`.\n"
+        )
+        return _EXIT_USAGE
     except KeyboardInterrupt:
         sys.stderr.write("dgbench: interrupted\n")
         return _EXIT_INTERRUPTED

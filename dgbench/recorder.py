@@ -92,12 +92,10 @@ class Recorder(pl.Callback):
         """Opens the record, or reopens it at the checkpoint's step."""
         self.started = time.monotonic()
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if trainer.global_step == 0:
+            if not (self.folder / records.RUN_FILE).exists():
                 records.write_json_atomic(self.folder / records.RUN_FILE, self.run)
+            (self.folder / records.CHECKS_FILE).touch()
             records.truncate_checks(self.folder / records.CHECKS_FILE, trainer.global_step)
-            if trainer.global_step == 0:
-                (self.folder / records.CHECKS_FILE).touch()
         self._write_status(trainer, "running")
 
     def on_train_batch_start(

@@ -26,6 +26,7 @@ from dgbench.networks import NetworkOptions, build_network
 from dgbench.progress import ProgressBar
 from dgbench.provenance import hardware, provenance
 from dgbench.recorder import Recorder
+from dgbench.resuming import checkpoint_to_resume
 from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings
 from leaderboard import records
@@ -54,7 +55,7 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     )
     if (folder / records.DONE_FILE).exists() and not settings.force:
         return records.read_run(folder)
-    checkpoint = _checkpoint_to_resume(settings, folder, deciding)
+    checkpoint = checkpoint_to_resume(settings.resume, settings.force, folder, deciding)
     with matmul_precision(settings.matmul_precision), quiet_lightning():
         algorithm = build_algorithm(settings, data)
         _train(settings, data, algorithm, deciding, folder, checkpoint, console)
@@ -230,39 +231,6 @@ def description(deciding: dict[str, Any], data: EnvironmentDataModule) -> dict[s
         "input_shape": list(data.input_shape),
         "preprocessing": data.preprocessing.to_dict(),
     }
-
-
-def _checkpoint_to_resume(
-    settings: Settings, folder: Path, deciding: dict[str, Any]
-) -> Path | None:
-    """The checkpoint to go on from; None starts from the first step."""
-    checkpoint = folder / records.LAST_CHECKPOINT
-    if settings.resume is not None:
-        _refuse_other_settings(Path(settings.resume), folder, deciding)
-        return checkpoint if checkpoint.exists() else None
-    if checkpoint.exists() and not settings.force:
-        raise UsageError(
-            f"These settings have an interrupted run in {folder}. Go on with it by "
-            f"`dgbench fit --resume {folder}`, or start anew with --force."
-        )
-    return None
-
-
-def _refuse_other_settings(resumed: Path, folder: Path, deciding: dict[str, Any]) -> None:
-    if resumed.resolve() == folder.resolve():
-        return
-    recorded: dict[str, Any] = dict(records.read_run(resumed).run["settings"])
-    different = [
-        f"{key} was {recorded.get(key)!r} and is {deciding[key]!r}"
-        for key in deciding
-        if recorded.get(key) != deciding[key]
-    ]
-    if not different:
-        different = [f"its record would be {folder}, by --out or another benchmark version"]
-    raise UsageError(
-        f"--resume {resumed} goes on with a run as it was, but {'; '.join(different)}. "
-        "Leave these options out, or start another run without --resume."
-    )
 
 
 def _prepare(folder: Path, checkpoint: Path | None) -> None:

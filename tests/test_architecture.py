@@ -27,10 +27,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "registry",
         "runtime",
         "search_space",
-    ),  # fmt: skip
+    ),
     ("arguments", "protocols"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
-    ("recorder", "progress", "loggers", "catalogue", "report"),
+    ("recorder", "resuming", "progress", "loggers", "catalogue", "report"),
     ("training",),
     ("checkpoints",),
     ("cli",),

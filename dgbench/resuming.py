@@ -1,0 +1,80 @@
+"""Which checkpoint a run goes on from, and what may differ when it does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dgbench.errors import UsageError
+from leaderboard import records
+
+
+def checkpoint_to_resume(
+    resume: str | None, force: bool, folder: Path, deciding: Mapping[str, Any]
+) -> Path | None:
+    """The checkpoint to go on from; None starts from the first step.
+
+    Args:
+        resume: the run folder that the user wants to go on with, if any.
+        force: whether what is there may be replaced.
+        folder: where the run of these settings belongs.
+        deciding: all that decides its numbers.
+
+    Raises:
+        UsageError: when there is an interrupted run and no word about it, or when the run to go on
+            with had other settings, of which only ``steps`` may grow.
+    """
+    checkpoint = folder / records.LAST_CHECKPOINT
+    if resume is not None:
+        resumed = Path(resume)
+        if resumed.resolve() != folder.resolve():
+            _require_more_steps_only(resumed, folder, deciding)
+            _copy_what_a_longer_run_would_have(resumed, folder)
+        return checkpoint if checkpoint.exists() else None
+    if checkpoint.exists() and not force:
+        raise UsageError(
+            f"These settings have an interrupted run in {folder}. Go on with it by "
+            f"`dgbench fit --resume {folder}`, or start anew with --force."
+        )
+    return None
+
+
+def _require_more_steps_only(resumed: Path, folder: Path, deciding: Mapping[str, Any]) -> None:
+    recorded: dict[str, Any] = dict(records.read_run(resumed).run["settings"])
+    different = {
+        key: f"{key} was {recorded.get(key)!r} and is {deciding[key]!r}"
+        for key in deciding
+        if recorded.get(key) != deciding[key]
+    }
+    same_place = folder.parent.resolve() == resumed.resolve().parent
+    if same_place and set(different) == {"steps"} and deciding["steps"] > recorded["steps"]:
+        return
+    listed = "; ".join(different.values())
+    raise UsageError(
+        f"--resume {resumed} goes on with a run as it was, but "
+        f"{listed or f'its record would be {folder}, by --out or another benchmark version'}. "
+        "Leave these options out, or start another run without --resume; only --steps may grow."
+    )
+
+
+def _copy_what_a_longer_run_would_have(resumed: Path, folder: Path) -> None:
+    """Starts the longer run's folder with the shorter one's checkpoint and checks.
+
+    The shorter run measured everything at its last check and at the selected one; the longer one
+    would have measured there what it measures at every check.
+    """
+    run = records.read_run(resumed)
+    if folder.exists() or not (resumed / records.LAST_CHECKPOINT).exists():
+        return
+    usual = set.intersection(*(set(check["splits"]) for check in run.checks))
+    every = run.run["settings"]["check_every"]
+    kept = [check for check in run.checks if check["step"] % every == 0]
+    for check in kept:
+        check["splits"] = {name: check["splits"][name] for name in check["splits"] if name in usual}
+    folder.mkdir(parents=True)
+    records.rewrite_checks(folder / records.CHECKS_FILE, kept)
+    for name in (records.SELECTED_CHECKPOINT, records.LAST_CHECKPOINT):
+        if (resumed / name).exists():
+            shutil.copy2(resumed / name, folder / name)

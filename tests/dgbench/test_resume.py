@@ -1,0 +1,212 @@
+"""Killed anywhere, a run goes on to the same bits; what it needs on the disk is always whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgbench.cli import main
+from leaderboard import records
+from tests.dgbench.tiny import checks, command
+
+NOISY = """
+import torch
+from torch.nn import functional as F
+from dgbench.algorithms.irm import IRM
+
+class Noisy(IRM):
+    '''IRM behind dropout and noise, whose draws a resumed run must repeat.
+
+    Args:
+        **base: options of IRM.
+    '''
+
+    def objective(self, batch):
+        noisy = F.dropout(batch.inputs + 0.1 * torch.randn_like(batch.inputs), 0.3)
+        batch.inputs = noisy
+        return super().objective(batch)
+"""
+RUN = (
+    "fit", "--algo", "noisy_package.Noisy", "--test-env", "2", "--steps", "24",
+    "--check-every", "6", "--data.batch_size", "32", "--data.draws", "200",
+    "--data.holdout_draws", "50", "--network.width", "8", "--algo.anneal_steps", "9",
+    "--selection", "train_val",
+)  # fmt: skip
+
+# Each replaces something of the recorder by itself and then, at the given call, by death.
+MOMENTS = {
+    "before the check is written": ("leaderboard.records", "append_check", 2, "before"),
+    "between check and checkpoint": ("leaderboard.records", "append_check", 2, "after"),
+    "while the checkpoint is half written": (
+        "pytorch_lightning.Trainer",
+        "save_checkpoint",
+        4,
+        "torn",
+    ),
+    "before the checkpoint takes its place": ("os", "replace", 12, "before"),
+    "behind the last checkpoint": ("dgbench.recorder.Recorder", "close", 1, "before"),
+    "before the last file": ("leaderboard.records", "write_done", 1, "before"),
+    "in the middle of a step": ("dgbench.algorithms.irm.IRM", "objective", 15, "before"),
+}
+KILLER = """
+import importlib, os, signal, sys
+place, name, call, when = sys.argv[1:5]
+module, _, owner = place.rpartition(".")
+try:
+    owner = importlib.import_module(place)
+except ImportError:
+    owner = getattr(importlib.import_module(module), owner)
+original, calls = getattr(owner, name), 0
+
+def deadly(*arguments, **options):
+    global calls
+    calls += 1
+    if calls == int(call) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*arguments, **options)
+    if calls == int(call) and when == "torn":
+        path = arguments[1]
+        os.truncate(path, os.path.getsize(path) // 2)
+    if calls == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, name, deadly)
+from dgbench.cli import main
+sys.exit(main(sys.argv[5:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "noisy_package.py").write_text(NOISY)
+    sys.path.append(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(package, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    code, _, errors = command(*RUN, "--out", out)
+    assert code == 0, errors
+    return records.find_runs([out])[0]
+
+
+def assert_identical(first: Path, second: Path) -> None:
+    one, two = (
+        torch.load(f / "last.ckpt", weights_only=True)["state_dict"] for f in (first, second)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert checks(first) == checks(second)
+    assert records.read_run(second, verify_checkpoints=True).state == "finished"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_it_ends_in_the_same_bits(moment, package, whole, tmp_path):
+    place, name, call, when = MOMENTS[moment]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, place, name, str(call), when, *RUN, "--out", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (folder,) = records.find_runs([tmp_path])
+    assert not (folder / "done.json").exists()
+    code, _, errors = command("fit", "--resume", folder)
+    assert code == 0, errors
+    assert_identical(whole, folder)
+    assert not [p for p in folder.iterdir() if p.name.endswith(".tmp")], "litter was left behind"
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(package, whole, tmp_path, monkeypatch):
+    import pytorch_lightning as pl
+
+    save, calls = pl.Trainer.save_checkpoint, 0
+
+    def full(trainer, path, *arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls < 4:
+            return save(trainer, path, *arguments, **options)
+        Path(path).write_bytes(b"half a checkpoint")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
+    code, _, errors = command(*RUN, "--out", tmp_path)
+    assert code == 2
+    assert "No space left on device" in errors
+    assert "--resume last" in errors
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", save)
+    code, _, errors = command("fit", "--resume", "last", "--out", tmp_path)
+    assert code == 0, errors
+    assert_identical(whole, records.find_runs([tmp_path])[0])
+
+
+def test_the_steps_of_a_resumed_run_may_grow(package, whole, tmp_path):
+    shorter = [*RUN, "--steps", "12", "--out", str(tmp_path)]
+    code, _, errors = command(*shorter)
+    assert code == 0, errors
+    (short,) = records.find_runs([tmp_path])
+    code, _, errors = command("fit", "--resume", short, "--steps", "24")
+    assert code == 0, errors
+    (grown,) = (folder for folder in records.find_runs([tmp_path]) if folder != short)
+    assert grown.name == whole.name
+    assert_identical(whole, grown)
+    assert records.read_run(short).state == "finished"
+
+
+@pytest.mark.parametrize("change", ["--steps 12", "--algo.penalty_weight 3", "--trial-seed 4"])
+def test_nothing_else_may_change(change, package, whole):
+    code, _, errors = command("fit", "--resume", whole, *change.split())
+    assert code == 2
+    assert "only --steps may grow" in errors
+    assert change.split()[0].removeprefix("--").partition(".")[0].replace("-", "_") in errors
+
+
+def test_loggers_may_change_on_resume(package, whole, tmp_path):
+    assert main([*RUN, "--out", str(tmp_path), "--logger", "csv"]) == 0
+    (folder,) = records.find_runs([tmp_path])
+    (folder / "done.json").unlink()
+    code, _, errors = command("fit", "--resume", folder, "--logger", "tensorboard")
+    assert code == 0, errors
+    assert_identical(whole, folder)
+
+
+@pytest.mark.soak
+def test_killed_twenty_times_at_random_it_ends_in_the_same_bits(package, tmp_path):
+    import random
+    import time
+
+    long = [*RUN, "--steps", "12000", "--check-every", "50"]
+    code, _, errors = command(*long, "--out", tmp_path / "whole")
+    assert code == 0, errors
+    draw = random.Random(0)
+    call = [sys.executable, "-m", "dgbench"]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    arguments = [*long, "--out", str(tmp_path / "broken")]
+    killed = 0
+    while killed < 20:
+        process = subprocess.Popen([*call, *arguments], env=environment)
+        time.sleep(6 + draw.random() * 3)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        killed += 1
+        broken = records.find_runs([tmp_path / "broken"])
+        if broken:
+            arguments = ["fit", "--resume", str(broken[0])]
+    assert killed == 20, "the run was too short to be killed as often"
+    code, _, errors = command(*arguments)
+    assert code == 0, errors
+    (whole,) = records.find_runs([tmp_path / "whole"])
+    assert_identical(whole, records.find_runs([tmp_path / "broken"])[0])

@@ -1,0 +1,168 @@
+"""One process or two: the same steps, the same metrics, every sample once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from dgbench.devices import require_exact
+from dgbench.errors import UsageError
+from leaderboard import records
+from tests.dgbench.tiny import checks, command
+from tests.distributed.table import deviation, launch
+from tests.distributed.train_all import cases
+from tests.synthetic import make_algorithm, make_data
+
+pytestmark = pytest.mark.distributed
+
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+RUN = (
+    "fit", "--algo", "irm", "--test-env", "2", "--steps", "20", "--check-every", "10",
+    "--data.batch_size", "127", "--data.draws", "1025", "--data.holdout_draws", "101",
+    "--network.width", "16", "--algo.anneal_steps", "8", "--selection", "train_val",
+    "--trainer.precision", "64-true", "--trainer.accelerator", "cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp("trained")
+    return {
+        "one": launch(folder / "one.pt", processes=1),
+        "two": launch(folder / "two.pt", processes=2),
+        "naive": launch(folder / "naive.pt", "--naive", processes=2),
+    }
+
+
+@pytest.mark.parametrize("case", cases())
+def test_two_processes_take_one_process_s_steps(case, trained):
+    assert deviation(trained["one"][case], trained["two"][case]) < 1e-9
+    one, two = (trained[side][case]["metrics"] for side in ("one", "two"))
+    for split, metrics in one.items():
+        assert two[split]["n"] == metrics["n"]
+        assert two[split] == pytest.approx(metrics, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if case != "erm"])
+def test_penalties_of_shards_would_be_other_penalties(case, trained):
+    assert deviation(trained["one"][case], trained["naive"][case]) > 1e-4
+
+
+def start(out: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dgbench", *arguments, "--out", str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    assert first.name == second.name
+    for name, value in weights(first).items():
+        torch.testing.assert_close(weights(second)[name], value, rtol=0, atol=1e-9)
+    for one, two in zip(checks(first), checks(second), strict=True):
+        assert one["step"] == two["step"]
+        assert one["splits"].keys() == two["splits"].keys()
+        for split, metrics in one["splits"].items():
+            assert two["splits"][split] == pytest.approx(metrics, abs=1e-9)
+            assert two["splits"][split]["n"] == metrics["n"]
+
+
+def test_the_command_line_trains_on_two_and_records_once(tmp_path):
+    together = start(tmp_path / "two", *RUN, *TWO)
+    shown, errors = together.communicate(timeout=120)
+    assert together.returncode == 0, errors
+    assert shown.count("Record: ") == 1
+    code, _, errors = command(*RUN, "--out", tmp_path / "one")
+    assert code == 0, errors
+    (one,), (two,) = (records.find_runs([tmp_path / name]) for name in ("one", "two"))
+    assert_same_run(one, two)
+    last = records.read_run(two, verify_checkpoints=True)
+    assert last.checks[-1]["splits"]["-90%/main"]["n"] == 1025
+    assert last.run["hardware"]["devices"] == 2
+
+
+def test_interrupted_on_two_it_goes_on_with_one(tmp_path):
+    # A stiff penalty would blow rounding up over this many steps.
+    longer = [*RUN, "--steps", "200", "--algo.penalty_weight", "10"]
+    together = start(tmp_path / "two", *longer, *TWO)
+    deadline = time.monotonic() + 60
+    while not any('"step":50' in p.read_text() for p in tmp_path.rglob("checks.jsonl")):
+        assert time.monotonic() < deadline, "step 50 was never reached"
+        time.sleep(0.02)
+    os.killpg(together.pid, signal.SIGINT)
+    _, errors = together.communicate(timeout=60)
+    assert together.returncode == 130, errors
+    (two,) = records.find_runs([tmp_path / "two"])
+    assert records.read_run(two).state == "interrupted"
+    code, _, errors = command("fit", "--resume", two)
+    assert code == 0, errors
+    code, _, errors = command(*longer, "--out", tmp_path / "one")
+    assert code == 0, errors
+    (one,) = records.find_runs([tmp_path / "one"])
+    assert_same_run(one, two)
+
+
+def trainer_of(processes: int, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", devices=processes, logger=False, enable_checkpointing=False, **options
+    )
+
+
+@pytest.mark.parametrize(("processes", "strategy"), [(1, "auto"), (2, "ddp")])
+def test_accumulated_gradients_are_refused(processes, strategy):
+    trainer = trainer_of(processes, strategy=strategy, accumulate_grad_batches=2)
+    with pytest.raises(UsageError, match="accumulate_grad_batches is 2"):
+        require_exact(trainer, make_algorithm("irm", make_data()))
+
+
+def test_strategies_that_do_not_average_one_gradient_are_refused():
+    class Sharded:
+        """What FSDP and DeepSpeed are to DDP, neither of which can be built without a GPU."""
+
+    trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=2, strategy=Sharded())
+    with pytest.raises(UsageError, match="Sharded would not take one device's steps"):
+        require_exact(trainer, make_algorithm("irm", make_data()))  # type: ignore[arg-type]
+
+
+def test_optimising_by_hand_is_refused_on_several_devices_alone():
+    algorithm = make_algorithm("irm", make_data())
+    algorithm.automatic_optimization = False
+    require_exact(trainer_of(1), algorithm)
+    with pytest.raises(UsageError, match="optimises by hand"):
+        require_exact(trainer_of(2, strategy="ddp"), algorithm)
+
+
+@pytest.mark.parametrize(
+    ("module", "word"),
+    [(nn.BatchNorm1d(3), "BatchNorm"), (nn.Dropout(0.1), "Dropout"), (nn.SyncBatchNorm(3), None)],
+)
+def test_what_cannot_be_exact_is_warned_of_by_name(module, word):
+    algorithm = make_algorithm("erm", make_data())
+    algorithm.network.extra = module
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        require_exact(trainer_of(2, strategy="ddp"), algorithm)
+    messages = [
+        str(warning.message) for warning in caught if "steps differ" in str(warning.message)
+    ]
+    assert [word in message for message in messages] == ([True] if word else [])
