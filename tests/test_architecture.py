@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "collectives",
         "devices",
         "errors",
+        "icp",
         "networks",
         "penalties",
         "registry",
