@@ -81,6 +81,14 @@ def test_typing_it_twice_trains_once_and_force_trains_again(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in weights(folder).items())
 
 
+def test_deterministic_is_passed_on_recorded_and_repeats_itself(tmp_path):
+    flags = ("--trainer.deterministic", "true", "--data.batch_size", 16)
+    first, second = (fit(tmp_path / out, *flags, algo="irm") for out in ("first", "second"))
+    assert records.read_run(first).run["settings"]["deterministic"] is True
+    assert equal_weights(first, second)
+    assert checks(first) == checks(second)
+
+
 def test_python_and_command_line_make_the_same_run(finished, tmp_path):
     run = dgbench.fit(
         algo="irm",
