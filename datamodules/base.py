@@ -26,7 +26,9 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.seeds import derive_seed
 from datamodules.streams import BatchSize, MainSplit, Sampling, TrainingStream
 
-EVALUATION_BATCH_SIZE = 8192
+# Activations of more convolutional images than this are too large for the allocator to keep: on a
+# CPU, asking the system for them anew each time costs as much as the arithmetic.
+EVALUATION_BATCH_SIZE = 128
 
 
 class EnvironmentDataModule(pl.LightningDataModule, ABC):

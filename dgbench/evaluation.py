@@ -104,12 +104,15 @@ def evaluate(
     measured = {}
     for environment, split in splits:
         metrics = ClassificationMetrics().to(device)
+        outputs = []
         for inputs, targets, _ in data.evaluation_batches(
             environment, split, rank=rank(), world_size=world_size()
         ):
             with precision.forward_context():
-                logits = network(precision.convert_input(inputs.to(device)))
-            metrics.update(logits, targets.to(device))
+                outputs.append((network(precision.convert_input(inputs.to(device))), targets))
+        if outputs:
+            logits, labels = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+            metrics.update(logits, labels.to(device))
         measured[f"{data.environment_names[environment]}/{split}"] = metrics.compute()
     network.train(training)
     return measured
