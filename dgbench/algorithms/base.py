@@ -148,17 +148,20 @@ class Algorithm(pl.LightningModule):
         positions = torch.arange(self.n_environments, device=batch.environment.device)
         return (batch.environment == positions[:, None]).to(dtype)
 
-    def annealed(self, weight: float | Tensor, anneal_steps: int | Tensor) -> Tensor:
+    def annealed(
+        self, weight: float | Tensor, anneal_steps: int | Tensor, before: float | Tensor = 1.0
+    ) -> Tensor:
         """A penalty's weight at this step: 1, not 0, before ``anneal_steps``, as published.
 
         Args:
             weight: the weight from the switch on.
             anneal_steps: the first step, counted from 0, at which it holds.
+            before: the weight until then.
 
         Returns:
             Scalar, float.
         """
-        annealed: Tensor = torch.where(self.steps_taken >= anneal_steps, weight, 1.0)
+        annealed: Tensor = torch.where(self.steps_taken >= anneal_steps, weight, before)
         return annealed
 
     # Lightning's hooks

@@ -25,7 +25,8 @@ class VREx(Algorithm):
 
     Args:
         penalty_weight: weight w of the variance, at least 0.
-        anneal_steps: steps before which the weight is 1.
+        anneal_steps: steps before which the weight is ``initial_weight``.
+        initial_weight: weight before the switch, at least 0; 1 in everybody's own units.
         **base: options of every algorithm.
     """
 
@@ -36,18 +37,21 @@ class VREx(Algorithm):
         *,
         penalty_weight: Annotated[float, LogUniform(1e-1, 1e5)] = 10.0,
         anneal_steps: Annotated[int, LogInt(1, 10_000)] = 500,
+        initial_weight: float = 1.0,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         require(penalty_weight >= 0, "penalty_weight", penalty_weight, "at least 0")
+        require(initial_weight >= 0, "initial_weight", initial_weight, "at least 0")
         self.penalty_weight = penalty_weight
         self.anneal_steps = anneal_steps
+        self.initial_weight = initial_weight
 
     def objective(self, batch: EnvironmentBatch) -> dict[str, Tensor]:
         """The mean risk and the weighted variance of the risks."""
         risks = self.risks(batch)
         penalty = risk_variance(risks)
-        weight = self.annealed(self.penalty_weight, self.anneal_steps)
+        weight = self.annealed(self.penalty_weight, self.anneal_steps, self.initial_weight)
         loss = risks.mean() + weight * penalty
         return {"loss": loss, "risks": risks, "penalty": penalty, "penalty_weight": weight}
 

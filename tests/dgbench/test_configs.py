@@ -8,6 +8,7 @@ from dgbench import registry
 from dgbench.protocols import configs, protocols
 from leaderboard import records
 from tests.dgbench.tiny import command
+from tests.real import needs_mnist, stand_in_for_mnist
 
 ALGORITHMS = tuple(registry.entries("algorithm"))
 PROTOCOLS = [
@@ -19,14 +20,39 @@ PROTOCOLS = [
 
 @pytest.mark.parametrize(("dataset", "protocol"), PROTOCOLS)
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_it_trains(dataset, protocol, algo, tmp_path):
+def test_it_trains(dataset, protocol, algo, tmp_path, monkeypatch):
+    stand_in_for_mnist(monkeypatch)
     call = ["fit", "--algo", algo, "--dataset", dataset, "--protocol", protocol]
-    code, shown, errors = command(*call, "--test-env", 0, "--steps", 2, "--out", tmp_path)
+    call += ["--steps", 2, "--network.width", 16, "--out", tmp_path]
+    code, shown, errors = command(*call, "--test-env", 0)
     assert code == 0, errors
     own = configs() / dataset / protocol / f"{algo}.yaml"
     assert (f"Settings of configs/{dataset}/{protocol}/{algo}.yaml" in shown) == own.exists()
     (folder,) = records.find_runs([tmp_path])
     assert records.read_run(folder).run["settings"]["protocol"] == protocol
+
+
+@needs_mnist
+def test_the_irm_papers_protocol_trains_on_full_mnist(tmp_path):
+    call = ["fit", "--algo", "irm", "--protocol", "irm-paper", "--test-env", "minus90"]
+    code, _, errors = command(*call, "--steps", 1, "--out", tmp_path)
+    assert code == 0, errors
+    (folder,) = records.find_runs([tmp_path])
+    run = records.read_run(folder).run
+    sizes = [environment["splits"]["main"]["n"] for environment in run["environments"]]
+    assert sizes == [25_000, 25_000, 10_000]
+    assert run["settings"]["matmul_precision"] == "medium"
+    assert "root" not in run["settings"]["data"]
+
+
+def test_without_full_mnist_a_protocol_of_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DGBENCH_DATA", raising=False)
+    call = ["fit", "--algo", "erm", "--protocol", "irm-paper", "--test-env", 2, "--out", tmp_path]
+    code, _, errors = command(*call)
+    assert code == 2
+    assert "MNIST is not there" in errors
+    assert not records.find_runs([tmp_path])
 
 
 def test_no_file_is_left_over():

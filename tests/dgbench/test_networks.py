@@ -29,6 +29,9 @@ def build(
         ("small_cnn", (1, 28, 28), 10, "all"),
         ("small_cnn", (2, 14, 14), 2, "one"),
         ("small_cnn", (3, 33, 20), 2, "all"),
+        ("mnist_cnn", (1, 28, 28), 10, "all"),
+        ("mnist_cnn", (2, 14, 14), 2, "one"),
+        ("mnist_cnn", (3, 33, 20), 2, "all"),
     ],
 )
 def test_logits_and_features_have_one_row_an_input(backbone, shape, classes, logits):
@@ -52,7 +55,7 @@ def test_the_seed_alone_decides_the_weights():
     )
 
 
-@pytest.mark.parametrize("backbone", ["mlp", "small_cnn"])
+@pytest.mark.parametrize("backbone", ["mlp", "small_cnn", "mnist_cnn"])
 def test_building_leaves_the_global_random_state_as_it_was(backbone):
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -93,9 +96,32 @@ def test_one_logit_for_more_than_two_classes_is_refused():
         build(classes=3, logits="one")
 
 
-def test_convolutions_of_vectors_are_refused():
+def test_the_mnist_cnn_is_domainbeds():
+    """networks.py: convolution, activation, normalisation, four times; then the mean of pixels."""
+    network = build((2, 28, 28), backbone="mnist_cnn", width=128)
+    state = network.state_dict()
+    shapes = [tuple(value.shape) for value in state.values() if value.dim() == 4]
+    assert shapes == [(64, 2, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3), (128, 128, 3, 3)]
+    assert sum(value.numel() for value in state.values()) == 371_394
+
+    weights = iter(state.values())
+    hidden = inputs = torch.rand(5, 2, 28, 28)
+    for stride in (1, 2, 1, 1):
+        hidden = F.conv2d(hidden, next(weights), next(weights), stride=stride, padding=1)
+        hidden = F.group_norm(hidden.relu(), 8, next(weights), next(weights))
+    expected = F.linear(hidden.mean(dim=(2, 3)), next(weights), next(weights))
+    assert_close(network(inputs), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "mnist_cnn"])
+def test_convolutions_of_vectors_are_refused(backbone):
     with pytest.raises(ValueError, match=r"shape \(6,\); use --network\.backbone mlp"):
-        build((6,), backbone="small_cnn")
+        build((6,), backbone=backbone)
+
+
+def test_groups_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"network\.width is 24; .* a multiple of 16"):
+        NetworkOptions(backbone="mnist_cnn", width=24)
 
 
 def test_a_network_without_units_is_refused():

@@ -104,10 +104,11 @@ def test_without_weight_it_is_erm():
     assert outputs["loss"] == outputs["risks"].mean()
 
 
-def test_before_the_switch_the_weight_is_one():
-    vrex = make_vrex(2, penalty_weight=40.0, anneal_steps=2)
+@pytest.mark.parametrize(("options", "before"), [({}, 1.0), ({"initial_weight": 2.0}, 2.0)])
+def test_before_the_switch_the_weight_is_one_or_what_is_asked_for(options, before):
+    vrex = make_vrex(2, penalty_weight=40.0, anneal_steps=2, **options)
     weights = []
     for step in range(4):
         vrex.training_step(make_batch((8, 8)), step)
         weights.append(vrex.outputs["penalty_weight"].item())
-    assert weights == [1.0, 1.0, 40.0, 40.0]
+    assert weights == [before, before, 40.0, 40.0]
