@@ -7,7 +7,7 @@ in every draw (tests/dgbench/icp/test_level.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -30,7 +30,7 @@ from dgbench.icp.subsets import Subset
 
 _STEPS = 60
 _LOGIT_LIMIT = 30.0  # a probability within 1e-13 of 0 or 1
-_CONVERGED = 1e-11  # of the log-likelihood, a sample
+_CONVERGED = 1e-10  # of the log-likelihood, a sample
 _RANK_TOLERANCE = 1e-9
 
 SEPARATED = (
@@ -65,34 +65,103 @@ class Logistic(NamedTuple):
     separated: bool
 
 
-def fit_logistic(columns: FloatArray, positive: BoolArray) -> Logistic:
+def fit_logistic(
+    columns: FloatArray, positive: BoolArray, start: npt.ArrayLike | None = None
+) -> Logistic:
     """Fits the probability of ``positive`` by Newton's method with step halving.
 
     Args:
         columns: ``(n, k - 1)``, without the intercept.
         positive: ``(n,)``.
+        start: ``(k,)``, a guess that saves steps; 0 where there is none.
     """
     design = np.column_stack([np.ones(len(columns)), columns])
     kept = _independent(design)
     reduced, target = design[:, kept], positive.astype(np.float64)
-    weights: FloatArray = np.zeros(len(kept))
-    scores: FloatArray = np.zeros(len(target))
-    likelihood = -len(target) * float(np.log(2))
+    weights: FloatArray = np.zeros(len(kept)) if start is None else np.asarray(start)[kept]
+    scores = reduced @ weights
+    likelihood = _likelihood(target, scores)
     for _ in range(_STEPS):
+        before = scores
         step = _newton_step(reduced, target, scores)
         weights, scores, gained = _climb(reduced, target, weights, step, likelihood)
         likelihood += gained
-        if gained <= _CONVERGED * len(target) or np.abs(scores).max() > _LOGIT_LIMIT:
+        if gained <= _CONVERGED * len(target):
             break
-    separated = bool(np.abs(scores).max() > _LOGIT_LIMIT / 2)
+    separated = _still_moves(before, scores)
     coefficients = np.zeros(design.shape[1])
     coefficients[kept] = weights
     errors: FloatArray = np.full(design.shape[1], np.inf)
     if not separated and len(kept) == design.shape[1]:
-        covariance = np.linalg.inv(_information(reduced, scores))
+        covariance = np.linalg.inv(_information(reduced, special.expit(scores)))
         errors = np.asarray(np.sqrt(np.diag(covariance)), dtype=np.float64)
     scores = np.clip(scores, -_LOGIT_LIMIT, _LOGIT_LIMIT)
     return Logistic(coefficients, errors, scores, likelihood, len(kept), separated)
+
+
+class Multinomial(NamedTuple):
+    """A multinomial logistic fit by maximum likelihood.
+
+    Attributes:
+        logits: ``(n, classes)``, the first class's 0.
+        likelihood: the log-likelihood, at its limit where classes are separated.
+        rank: of the design, intercept included.
+        separated: whether some rows' classes are separated perfectly.
+    """
+
+    logits: FloatArray
+    likelihood: float
+    rank: int
+    separated: bool
+
+
+def fit_multinomial(columns: FloatArray, codes: IntArray, classes: int) -> Multinomial:
+    """Fits the probabilities of several classes, as ``fit_logistic`` does those of two.
+
+    Args:
+        columns: ``(n, k - 1)``, without the intercept.
+        codes: ``(n,)``, 0..classes-1; not all of them need occur.
+        classes: how many there are.
+    """
+    design = np.column_stack([np.ones(len(columns)), columns])
+    reduced = design[:, _independent(design)]
+    indicators = (codes[:, None] == np.arange(1, classes)).astype(np.float64)
+    weights: FloatArray = np.zeros((reduced.shape[1], classes - 1))
+    scores = reduced @ weights
+    likelihood = _several_likelihood(indicators, scores)
+    for _ in range(_STEPS):
+        before, step = scores, _several_step(reduced, indicators, scores)
+        for halving in range(30):
+            scores = before + reduced @ step / 2**halving
+            gained = _several_likelihood(indicators, scores) - likelihood
+            if gained >= -_CONVERGED * len(codes):
+                break
+        likelihood += gained
+        if gained <= _CONVERGED * len(codes):
+            break
+    logits = np.column_stack([np.zeros(len(codes)), scores])
+    return Multinomial(logits, likelihood, reduced.shape[1], _still_moves(before, scores))
+
+
+def _several_likelihood(indicators: FloatArray, scores: FloatArray) -> float:
+    largest = np.maximum(scores.max(axis=1), 0)
+    total = np.exp(-largest) + np.exp(scores - largest[:, None]).sum(axis=1)
+    return float((indicators * scores).sum() - (largest + np.log(total)).sum())
+
+
+def _several_step(design: FloatArray, indicators: FloatArray, scores: FloatArray) -> FloatArray:
+    """Newton's step, ``(k, classes - 1)``."""
+    logits = np.column_stack([np.zeros(len(scores)), scores])
+    probability = special.softmax(logits, axis=1)[:, 1:]
+    size, others = design.shape[1], scores.shape[1]
+    information = np.empty((others, size, others, size))
+    for a in range(others):
+        for b in range(others):
+            curvature = probability[:, a] * ((a == b) - probability[:, b])
+            information[a, :, b] = (design.T * curvature) @ design
+    gradient = (design.T @ (indicators - probability)).T.reshape(-1)
+    step = _solve(information.reshape(others * size, -1), gradient)
+    return step.reshape(others, size).T
 
 
 def _independent(design: FloatArray) -> IntArray:
@@ -110,15 +179,19 @@ def _independent(design: FloatArray) -> IntArray:
     return np.array(kept, dtype=np.int64)
 
 
-def _information(design: FloatArray, scores: FloatArray) -> FloatArray:
-    probability = special.expit(scores)
-    information: FloatArray = (design * (probability * (1 - probability))[:, None]).T @ design
+def _information(design: FloatArray, probability: FloatArray) -> FloatArray:
+    information: FloatArray = (design.T * (probability * (1 - probability))) @ design
     return information
 
 
 def _newton_step(design: FloatArray, target: FloatArray, scores: FloatArray) -> FloatArray:
-    gradient = design.T @ (target - special.expit(scores))
-    information = _information(design, scores)
+    probability = special.expit(scores)
+    gradient = design.T @ (target - probability)
+    information = _information(design, probability)
+    return _solve(information, gradient)
+
+
+def _solve(information: FloatArray, gradient: FloatArray) -> FloatArray:
     try:
         step = np.linalg.solve(information, gradient)
     except np.linalg.LinAlgError:  # separated: its curvature is gone
@@ -126,8 +199,18 @@ def _newton_step(design: FloatArray, target: FloatArray, scores: FloatArray) -> 
     return np.asarray(step, dtype=np.float64)
 
 
+def _still_moves(before: FloatArray, after: FloatArray) -> bool:
+    """Whether scores run away though the likelihood has converged: separation's mark.
+
+    Newton's steps vanish at a maximum; without one they go on by about 1 each.
+    """
+    return bool(np.abs(after - before).max() > 0.1)
+
+
 def _likelihood(target: FloatArray, scores: FloatArray) -> float:
-    return float(-np.logaddexp(0, np.where(target > 0, -scores, scores)).sum())
+    # log(1 + exp(s)) without overflow.
+    normaliser = np.maximum(scores, 0) + np.log1p(np.exp(-np.abs(scores)))
+    return float(target @ scores - normaliser.sum())
 
 
 def _climb(
@@ -138,7 +221,7 @@ def _climb(
         moved = weights + step / 2**halving
         scores = design @ moved
         gained = _likelihood(target, scores) - before
-        if gained >= 0:
+        if gained >= -_CONVERGED * len(target):  # at the summit all that is left is rounding
             return moved, scores, gained
     return weights, design @ weights, 0.0
 
@@ -206,63 +289,59 @@ def _over_classes(classes: int, p_value: Callable[[int], float]) -> float:
 
 
 def _calibration(scores: FloatArray, positive: BoolArray, environment: IntArray) -> float:
-    column = scores[:, None]
-    pooled = fit_logistic(column, positive)
-    return _likelihood_ratio(pooled, _by_environment(column, positive, environment))
-
-
-def _by_environment(
-    columns: FloatArray, positive: BoolArray, environment: IntArray
-) -> list[Logistic]:
-    return [
-        fit_logistic(columns[rows], positive[rows])
+    column, as_it_is = scores[:, None], (0.0, 1.0)
+    pooled = fit_logistic(column, positive, as_it_is)
+    separate = [
+        fit_logistic(column[rows], positive[rows], as_it_is)
         for rows in (environment == e for e in range(int(environment.max()) + 1))
     ]
-
-
-def _likelihood_ratio(pooled: Logistic, separate: Sequence[Logistic]) -> float:
-    degrees = sum(fit.rank for fit in separate) - pooled.rank
     gained = sum(fit.likelihood for fit in separate) - pooled.likelihood
+    return _chi_squared(sum(fit.rank for fit in separate) - pooled.rank, gained)
+
+
+def _chi_squared(degrees: int, gained: float) -> float:
+    """P-value of a likelihood ratio."""
     return float(special.chdtrc(degrees, 2 * max(0.0, gained)))
 
 
-def _note(fits: Sequence[Logistic], size: int) -> str:
-    if any(fit.separated for fit in fits):
-        return SEPARATED
-    return SINGULAR if any(fit.rank < size + 1 for fit in fits) else ""
+class _Pooled(NamedTuple):
+    """The fit of one set over all environments; a class's log-odds are against all others."""
+
+    log_odds: FloatArray  # (n, classes)
+    likelihood: float
+    parameters: int
+    coefficients: Coefficients | None
+    note: str
 
 
-def _fits(sample: Sample, subset: Subset) -> list[tuple[BoolArray, Logistic]]:
-    """The pooled fit of each class against the rest, with its indicator."""
-    classes = range(1, 2) if len(sample.classes) == 2 else range(len(sample.classes))
-    columns = sample.centred[:, list(subset)]
-    indicators = [sample.target == one for one in classes]
-    return [(positive, fit_logistic(columns, positive)) for positive in indicators]
-
-
-def _set_test(
-    sample: Sample,
-    subset: Subset,
-    p_value: Callable[[FloatArray, BoolArray, Logistic], float],
-) -> SetTest:
-    """Tests a set by a p-value for each class against the rest."""
-    columns, fits = sample.centred[:, list(subset)], _fits(sample, subset)
-    smallest = min(p_value(columns, positive, fit) for positive, fit in fits)
-    found = [fit for _, fit in fits]
-    coefficients = None
+def _fit(sample: Sample, subset: Subset, rows: BoolArray | slice = slice(None)) -> _Pooled:
+    columns, codes = sample.centred[rows][:, list(subset)], sample.target[rows]
+    size, scales = len(subset) + 1, sample.scales[list(subset)]
     if len(sample.classes) == 2:
-        scales = sample.scales[list(subset)]
+        one = fit_logistic(columns, codes == 1)
         coefficients = Coefficients(
-            found[0].coefficients[1:] / scales, found[0].standard_errors[1:] / scales, np.inf
+            one.coefficients[1:] / scales, one.standard_errors[1:] / scales, np.inf
         )
-    return SetTest(min(1.0, len(fits) * smallest), coefficients, _note(found, len(subset)))
+        note = _note(one.separated, one.rank < size)
+        odds = np.column_stack([-one.scores, one.scores])
+        return _Pooled(odds, one.likelihood, one.rank, coefficients, note)
+    several = fit_multinomial(columns, codes.astype(np.int64), len(sample.classes))
+    odds = np.column_stack([_log_odds(several.logits, k) for k in range(len(sample.classes))])
+    parameters = several.rank * (len(sample.classes) - 1)
+    note = _note(several.separated, several.rank < size)
+    return _Pooled(odds, several.likelihood, parameters, None, note)
+
+
+def _note(separated: bool, singular: bool) -> str:
+    return SEPARATED if separated else SINGULAR if singular else ""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Likelihood ratio of Y ~ [1, z] against Y ~ [1, z] x E, z the pooled fit's log-odds.
 
-    Not in the paper; ``calibration_p_value`` says what it is. Its power does not fall with the
+    Not in the paper; ``calibration_p_value`` says what it is. With several classes z comes from one
+    multinomial fit. Its power does not fall with the
     number of variables, and it sees what the mean of residuals cannot: an association that changes
     while all marginals stay. Its chi-squared law is for large samples.
     """
@@ -274,10 +353,15 @@ class Calibration:
         """See ``InvarianceTest``; environments need no Bonferroni factor."""
         refuse_few_rows(sample, len(sample.target), "The table", len(sample.variables) + 3)
 
-        def p_value(columns: FloatArray, positive: BoolArray, fit: Logistic) -> float:
-            return _calibration(fit.scores, positive, sample.environment)
+        def test(subset: Subset) -> SetTest:
+            fit = _fit(sample, subset)
+            p_value = _over_classes(
+                len(sample.classes),
+                lambda k: _calibration(fit.log_odds[:, k], sample.target == k, sample.environment),
+            )
+            return SetTest(p_value, fit.coefficients, fit.note)
 
-        return lambda subset: _set_test(sample, subset, p_value)
+        return test
 
 
 @dataclass(frozen=True)
@@ -298,11 +382,14 @@ class Interaction:
         needed = len(sample.variables) + 2
         refuse_few_rows(sample, int(counts.min()), f"Environment {smallest}", needed)
 
-        def p_value(columns: FloatArray, positive: BoolArray, fit: Logistic) -> float:
-            separate = _by_environment(columns, positive, sample.environment)
-            return _likelihood_ratio(fit, separate)
+        def test(subset: Subset) -> SetTest:
+            fit = _fit(sample, subset)
+            separate = [_fit(sample, subset, sample.environment == e) for e in range(len(counts))]
+            gained = sum(one.likelihood for one in separate) - fit.likelihood
+            degrees = sum(one.parameters for one in separate) - fit.parameters
+            return SetTest(_chi_squared(degrees, gained), fit.coefficients, fit.note)
 
-        return lambda subset: _set_test(sample, subset, p_value)
+        return test
 
 
 @dataclass(frozen=True)
@@ -322,9 +409,17 @@ class MeanResidual:
         counts = sample.counts
         factor = environment_factor(len(counts), bonferroni)
 
-        def p_value(columns: FloatArray, positive: BoolArray, fit: Logistic) -> float:
-            # Rounded, so that perfect separation leaves none of its last digits to compare.
-            residuals = np.round(positive - special.expit(fit.scores), 12)
-            return adjusted(compare_moments(residuals, sample.environment, counts).means, factor)
+        def test(subset: Subset) -> SetTest:
+            fit = _fit(sample, subset)
 
-        return lambda subset: _set_test(sample, subset, p_value)
+            def compare(one: int) -> float:
+                # Rounded, so that perfect separation leaves none of its last digits to compare.
+                indicator = sample.target == one
+                residuals = np.round(indicator - special.expit(fit.log_odds[:, one]), 12)
+                compared = compare_moments(residuals, sample.environment, counts)
+                return adjusted(compared.means, factor)
+
+            p_value = _over_classes(len(sample.classes), compare)
+            return SetTest(p_value, fit.coefficients, fit.note)
+
+        return test

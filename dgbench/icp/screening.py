@@ -6,6 +6,7 @@ target, so a parent whose effect is weak or cancels is lost, and the guarantee w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from dgbench.errors import require
 from dgbench.icp.sample import FloatArray, Sample
 
 Screen = Literal["boosting", "lasso", "stability"]
+Rank = Callable[[FloatArray, FloatArray, int], FloatArray]
 
 _SCREENS = ("boosting", "lasso", "stability")
 _BOOSTING_STEPS, _BOOSTING_RATE = 100, 0.1
@@ -40,16 +42,16 @@ def select(sample: Sample, screen: Screen, keep: int, seed: int) -> tuple[int, .
     require(screen in _SCREENS, "screen", repr(screen), f"one of {', '.join(_SCREENS)}")
     require(keep >= 1, "keep", keep, "at least 1")
     targets = _columns_of_target(sample)
-    rank = {"boosting": _boosting, "lasso": _lasso, "stability": _lasso}[screen]
+    rank = _boosting if screen == "boosting" else _lasso
     if screen == "stability":
         random = np.random.Generator(np.random.PCG64(seed))
         scores = np.zeros(len(sample.variables))
         for _ in range(_HALF_SAMPLES):
             rows = random.permutation(len(targets))[: len(targets) // 2]
-            first = np.argsort(-_score(sample.centred[rows], targets[rows], rank), kind="stable")
-            scores[first[:keep]] += 1
+            entered = _score(sample.centred[rows], targets[rows], rank, keep)
+            scores[np.argsort(-entered, kind="stable")[:keep]] += 1
     else:
-        scores = _score(sample.centred, targets, rank)
+        scores = _score(sample.centred, targets, rank, keep)
     best = np.argsort(-scores, kind="stable")[:keep]
     return tuple(sorted(int(column) for column in best if scores[column] > 0))
 
@@ -75,15 +77,16 @@ def _columns_of_target(sample: Sample) -> FloatArray:
     return centred
 
 
-def _score(inputs: FloatArray, targets: FloatArray, rank: object) -> FloatArray:
-    assert callable(rank)
+def _score(inputs: FloatArray, targets: FloatArray, rank: Rank, keep: int) -> FloatArray:
     spread = inputs.std(axis=0)
     centred = (inputs - inputs.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    scores: FloatArray = np.sum([rank(centred, t - t.mean()) for t in targets.T], axis=0)
+    scores: FloatArray = np.sum(
+        [rank(centred, target - target.mean(), keep) for target in targets.T], axis=0
+    )
     return scores
 
 
-def _boosting(inputs: FloatArray, target: FloatArray) -> FloatArray:
+def _boosting(inputs: FloatArray, target: FloatArray, keep: int) -> FloatArray:
     """How often each column is chosen; of equals the earlier."""
     chosen = np.zeros(inputs.shape[1])
     residuals = target.copy()
@@ -95,8 +98,8 @@ def _boosting(inputs: FloatArray, target: FloatArray) -> FloatArray:
     return chosen
 
 
-def _lasso(inputs: FloatArray, target: FloatArray) -> FloatArray:
-    """How early each column enters the lasso's path: more is earlier, 0 is never."""
+def _lasso(inputs: FloatArray, target: FloatArray, keep: int) -> FloatArray:
+    """How early each column enters the lasso's path, until ``keep`` have: 0 is never."""
     gram, slopes = inputs.T @ inputs / len(target), inputs.T @ target / len(target)
     entered = np.zeros(inputs.shape[1])
     weights = np.zeros(inputs.shape[1])
@@ -104,11 +107,10 @@ def _lasso(inputs: FloatArray, target: FloatArray) -> FloatArray:
         _descend(weights, gram, slopes, penalty)
         fresh = (weights != 0) & (entered == 0)
         # Of columns that enter together, the larger weight goes first.
-        entered[fresh] = (
-            len(_LASSO_PENALTIES)
-            - number
-            + np.abs(weights[fresh]) / (1 + np.abs(weights[fresh]).max(initial=0.0))
-        )
+        sizes = np.abs(weights[fresh])
+        entered[fresh] = len(_LASSO_PENALTIES) - number + sizes / (1 + sizes)
+        if np.count_nonzero(entered) >= keep:
+            break
     return entered
 
 

@@ -56,9 +56,13 @@ def environments(count: int, rows: int) -> np.ndarray:
 def linear(
     random: np.random.Generator, *, count: int = 3, rows: int = 100, shift: float = 1.0
 ) -> Table:
-    """Two causes and an effect of Y; environments shift the causes, and the effect by itself."""
+    """Two causes and an effect of Y; environments but the first shift a cause, and the effect."""
     e = environments(count, rows)
-    moved = shift * random.normal(size=(count, 3))[e]
+    moves = np.zeros((count, 3))
+    for number in range(1, count):
+        moves[number, (number - 1) % 2] = 2 + 0.5 * number
+        moves[number, 2] = (-1) ** number * 1.5
+    moved = shift * moves[e]
     causes = random.normal(size=(len(e), 2)) + moved[:, :2]
     target = 1.0 * causes[:, 0] - 0.7 * causes[:, 1] + random.normal(size=len(e))
     effect = 0.8 * target + random.normal(size=len(e)) + moved[:, 2]
