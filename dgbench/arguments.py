@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +101,28 @@ def as_options(config: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"--{key}.{name}" for name in value)
         else:
             yield f"--{key.replace('_', '-')}"
+
+
+def as_flags(config: Mapping[str, Any]) -> list[str]:
+    """A configuration as the flags that say the same.
+
+    Args:
+        config: nested options; ``algo`` and ``dataset`` may be names.
+
+    >>> as_flags({"algo": "irm", "test_env": "-90%", "data": {"grayscale": True}})
+    ['--algo.name=irm', '--test-env=-90%', '--data.grayscale=true']
+    """
+    flags = []
+    for key, value in long_form(config).items():
+        if isinstance(value, Mapping):
+            flags += [f"--{key}.{name}={_as_text(part)}" for name, part in value.items()]
+        else:
+            flags.append(f"--{key.replace('_', '-')}={_as_text(value)}")
+    return flags
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -134,6 +134,54 @@ def _predict(arguments: list[str]) -> int:
     return 0
 
 
+def _reproduce(arguments: list[str]) -> int:
+    """Reruns a published table and prints theirs beside ours."""
+    from dgbench import reproductions
+    from dgbench.parser import DEFAULT_OUT
+
+    parser = argparse.ArgumentParser(
+        prog="dgbench reproduce",
+        description=f"{_reproduce.__doc__} Options of `fit` are passed on to every run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", nargs="?", help="which one; --list names them")
+    parser.add_argument("--list", action="store_true", help="list all there are")
+    parser.add_argument("--trials", type=_at_least_one, help="runs of each row")
+    parser.add_argument("--row", action="append", default=[], help="only this row; repeatable")
+    parser.add_argument("--jobs", type=_at_least_one, default=1, help="runs at a time (1)")
+    parser.add_argument("--out", default=DEFAULT_OUT, help=f"folder of the records ({DEFAULT_OUT})")
+    options, flags = parser.parse_known_args(arguments)
+    if options.list:
+        for found in map(reproductions.read, reproductions.names()):
+            listed = ", ".join(row.name for row in found.rows)
+            text = f"{found.name}: {found.title}\n  {found.trials} trials of {listed}"
+            _console().print(text, highlight=False, soft_wrap=True)
+        return 0
+    if options.name is None:
+        raise UsageError(f"Name what to reproduce. There are: {', '.join(reproductions.names())}.")
+    table = reproductions.read(options.name)
+    rows = table.chosen(options.row)
+    from dgbench.recorder import Interrupted
+    from dgbench.reproduce import compare, plan, train, write
+
+    planned = plan(table, rows, options.trials or table.trials, options.out, flags)
+    try:
+        train(planned, options.jobs, _console())
+    except (Interrupted, KeyboardInterrupt):
+        sys.stderr.write("dgbench: interrupted; the same command goes on from there\n")
+        return _EXIT_INTERRUPTED
+    lines = compare(table, planned)
+    sys.stdout.write(write(table, lines, flags, options.out))
+    return int(any(line.inside is False for line in lines))
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} given, at least 1 needed")
+    return number
+
+
 def _list(arguments: list[str]) -> int:
     """Lists algorithms, data sets and protocols."""
     parser = argparse.ArgumentParser(prog="dgbench list", description=_list.__doc__)
@@ -170,6 +218,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": _fit,
     "test": _test,
     "predict": _predict,
+    "reproduce": _reproduce,
     "list": _list,
     "leaderboard": _leaderboard,
 }

@@ -29,11 +29,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runtime",
         "search_space",
     ),
-    ("arguments", "protocols"),
+    ("arguments", "protocols", "reproductions"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
     ("recorder", "resuming", "progress", "loggers", "catalogue", "report"),
     ("training",),
-    ("checkpoints",),
+    ("checkpoints", "reproduce"),
     ("cli",),
     ("__main__",),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dgbench import registry
+from dgbench import registry, reproductions
 from dgbench.protocols import configs, protocols
 from leaderboard import records
 from tests.dgbench.tiny import command
@@ -61,4 +61,5 @@ def test_no_file_is_left_over():
         for dataset, protocol in PROTOCOLS
         for name in ("protocol", *ALGORITHMS)
     }
+    expected |= {configs() / "reproductions" / f"{name}.yaml" for name in reproductions.names()}
     assert set(configs().rglob("*.yaml")) <= expected
