@@ -180,6 +180,9 @@ def _train(
         _prepare(folder, checkpoint)
     for logger in loggers:
         logger.log_hyperparams(deciding)
+    # Lightning restores weights before it converts them: 64-true would round those of a resumed
+    # run to float32.
+    trainer.precision_plugin.convert_module(algorithm)
     with _signals_asking(recorder):
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     # Not a hook: Lightning calls none where the checkpoint is of the last step.

@@ -129,6 +129,23 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(moment, package, whole, t
     assert not [p for p in folder.iterdir() if p.name.endswith(".tmp")], "litter was left behind"
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_every_precision_resumes_in_the_same_bits(precision, package, tmp_path):
+    flags = (*RUN, "--trainer.precision", precision, "--out")
+    assert command(*flags, tmp_path / "whole")[0] == 0
+    moment = ("leaderboard.records", "append_check", "3", "before")
+    subprocess.run(
+        [sys.executable, "-c", KILLER, *moment, *flags, str(tmp_path / "broken")],
+        env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True,
+    )
+    (whole,), (broken,) = (records.find_runs([tmp_path / name]) for name in ("whole", "broken"))
+    assert not (broken / "done.json").exists()
+    code, _, errors = command("fit", "--resume", broken)
+    assert code == 0, errors
+    assert_identical(whole, broken)
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(package, whole, tmp_path, monkeypatch):
     import pytorch_lightning as pl
 
