@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
+_ICP_OPTIONS = ("test", "alpha", "bonferroni", "intervals", "screen", "keep")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -207,6 +208,46 @@ def _leaderboard(arguments: list[str]) -> int:
     return 0
 
 
+def _icp(arguments: list[str]) -> int:
+    """Finds causes in a table: dgbench icp --table FILE.csv --target Y --environment-column E."""
+    from dgbench import icp, icp_report
+
+    parser = argparse.ArgumentParser(prog="dgbench icp", description=_icp.__doc__)
+    add = parser.add_argument
+    add("--table", type=Path, required=True, help="CSV file with a header line")
+    add("--target", required=True, help="the column to explain")
+    add("--environment-column", required=True, help="the column that names the environments")
+    add("--variables", nargs="+", help="columns that may be causes; all others if left out")
+    add("--test", choices=list(icp.TESTS), help="by the target if left out")
+    add("--alpha", type=float, default=0.05, help="level; a set is accepted above it")
+    add("--bonferroni", choices=["recommended", "R"], default="recommended")
+    add("--intervals", choices=["marginal", "simultaneous"], default="marginal")
+    add("--screen", choices=["boosting", "lasso", "stability"], help="keep the best predictors")
+    add("--keep", type=int, default=8, help="how many a screen keeps")
+    add("--out", type=Path, help="folder for icp.json and the picture icp.png")
+    options = parser.parse_args(arguments)
+    names = (options.target, options.environment_column)
+    columns = icp_report.read(options.table, *names, options.variables)
+    result = icp.icp(
+        *columns[:3],
+        variables=columns.variables,
+        **{name: getattr(options, name) for name in _ICP_OPTIONS},
+    )
+    console = _console()
+    icp_report.show(console, result, options.target, columns)
+    if options.out is not None:
+        written = icp_report.write(result, options.target, options.out)
+        for path in written:
+            console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+        if len(written) == 1:
+            console.print(
+                "No picture: it needs matplotlib, pip install 'dgbench[report]'.",
+                highlight=False,
+                markup=False,
+            )
+    return 0
+
+
 def _console() -> Console:
     from rich.console import Console
 
@@ -221,4 +262,5 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "reproduce": _reproduce,
     "list": _list,
     "leaderboard": _leaderboard,
+    "icp": _icp,
 }

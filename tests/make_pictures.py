@@ -1,15 +1,21 @@
-"""Draws the README's picture from the data set itself: python -m tests.make_pictures."""
+"""Draws the README's pictures as its commands do: python -m tests.make_pictures."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
 import torch
 
 from datamodules.colored_mnist import ColoredMNIST
+from tests.dgbench.tiny import command
+from tests.test_readme import blocks, commands
 
 OUT = Path(__file__).parent.parent / ".github" / "environments.png"
+ICP = OUT.with_name("icp.png")
 SHOWN = 14
 
 
@@ -34,5 +40,16 @@ def main() -> None:
     figure.savefig(OUT, dpi=110)
 
 
+def causes() -> None:
+    """What the README's `icp` command draws."""
+    (example,) = [block for block in blocks("python") if "farms.csv" in block]
+    (arguments,) = [arguments for arguments in commands() if arguments[0] == "icp"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        exec(example, {})
+        command(*arguments)
+        shutil.copy("causes/icp.png", ICP)
+
+
 if __name__ == "__main__":
     main()
+    causes()

@@ -41,6 +41,11 @@ intervention on the target, noise that differs between environments. There is th
 is not the same as an empty one. A rejection also happens with probability alpha when all holds,
 and, with learnt predictors, when they fit badly (``calibration_p_value``).
 
+**What no rejection means.** Not that the assumptions hold. In the chain X1 -> Y -> X2 of the IRM
+paper (https://arxiv.org/abs/1907.02893) Y's noise has the environment's scale, against the
+assumption. With scales 0.2, 0.5, 1 and 1,000 rows each, 300 of 300 draws are rejected; with 0.2, 2,
+5 only 37 %, and the other 63 % name the effect X2, because Y - X2 has one law everywhere.
+
 **Tests of one set** (``test=``). ``residuals`` sees means and variances, ``chow`` means and slopes
 exactly but hardly variances, ``nonlinear`` means and spreads of any regressor's residuals;
 ``calibration`` for classes, binary or more; ``interaction`` and ``mean`` to compare with. Tests of

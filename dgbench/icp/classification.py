@@ -1,8 +1,8 @@
 """Tests of invariance for classes: calibration, full interaction, and the mean of residuals.
 
 No test here compares variances, ranks or losses of residuals. The noise of a class depends on the
-inputs, so wherever these move between environments such tests reject the true set: at a unit shift
-in every draw (tests/dgbench/icp/test_level.py).
+inputs, so wherever these move between environments such tests reject the true set: Levene's in 53 %
+of draws at a shift of one standard deviation and in all at two (tests/dgbench/icp/test_level.py).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _STEPS = 60
 _LOGIT_LIMIT = 30.0  # a probability within 1e-13 of 0 or 1
 _CONVERGED = 1e-10  # of the log-likelihood, a sample
 _RANK_TOLERANCE = 1e-9
+_SEPARATED_RESIDUAL = 1e-6
 
 SEPARATED = (
     "Some sets separate the classes perfectly, in all rows or in some. Their likelihood is taken "
@@ -413,9 +414,9 @@ class MeanResidual:
             fit = _fit(sample, subset)
 
             def compare(one: int) -> float:
-                # Rounded, so that perfect separation leaves none of its last digits to compare.
-                indicator = sample.target == one
-                residuals = np.round(indicator - special.expit(fit.log_odds[:, one]), 12)
+                residuals = (sample.target == one) - special.expit(fit.log_odds[:, one])
+                # Perfect separation leaves rounding, whose mean says nothing.
+                residuals = np.where(np.abs(residuals) < _SEPARATED_RESIDUAL, 0.0, residuals)
                 compared = compare_moments(residuals, sample.environment, counts)
                 return adjusted(compared.means, factor)
 

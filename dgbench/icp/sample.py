@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -157,9 +157,10 @@ def _target(
     codes, names = _labels(target, rows, "y")
     if len(names) < 2:
         raise UsageError(f"y is {names[0]} in every row; there is nothing to explain.")
-    if kind == "classes":
-        return codes.astype(np.float64), names
     values = np.asarray(target)
+    if kind == "classes":
+        _refuse_measurements(values, len(names))
+        return codes.astype(np.float64), names
     if values.dtype.kind not in "iuf":
         raise UsageError(
             "y is not numeric and the test is for regression; "
@@ -173,6 +174,16 @@ def _target(
     numbers = values.astype(np.float64)
     _refuse_not_finite(numbers, "y")
     return numbers, ()
+
+
+def _refuse_measurements(values: npt.NDArray[Any], classes: int) -> None:
+    """Two values of any kind are classes; more are not if they are fractions or too many."""
+    whole = values.dtype.kind != "f" or bool((values == np.round(values)).all())
+    if classes > 2 and (classes > len(values) // 4 or not whole):
+        raise UsageError(
+            f"y has {classes} different values in {len(values)} rows and the test is for classes; "
+            "choose a test for numbers, such as 'residuals', or group the values."
+        )
 
 
 def _refuse_not_finite(values: FloatArray, what: str) -> None:

@@ -72,13 +72,13 @@ def linear(
 def logistic(
     random: np.random.Generator, *, count: int = 3, rows: int = 300, shift: float = 1.0
 ) -> Table:
-    """Two causes of a binary Y and an effect; every one is shifted."""
+    """Two causes of a binary Y and an effect; environments but the first shift a cause, and it."""
     e = environments(count, rows)
-    moved = shift * (np.arange(count) - (count - 1) / 2)[e]
-    causes = random.normal(size=(len(e), 2)) + np.column_stack([moved, -moved])
+    first, second = (e % 2 == 1) * shift, (e > 0) * (e % 2 == 0) * shift
+    causes = random.normal(size=(len(e), 2)) + np.column_stack([first, second])
     odds = causes[:, 0] - causes[:, 1]
     target = (random.random(len(e)) < 1 / (1 + np.exp(-odds))).astype(int)
-    effect = target + random.normal(size=len(e)) + moved
+    effect = target + random.normal(size=len(e)) + first - second
     return Table(np.column_stack([causes, effect]), target, e)
 
 
@@ -93,13 +93,19 @@ def flipped_colours(
     return Table(np.column_stack([shape, colour]).astype(float), target.astype(int), e)
 
 
-def chain(random: np.random.Generator, *, noise_changes: bool, rows: int = 1000) -> Table:
-    """X1 -> Y -> X2 of the IRM paper (arXiv 1907.02893, section 1.1), e = 0.2, 2, 5.
+def chain(
+    random: np.random.Generator,
+    *,
+    noise_changes: bool,
+    scales: tuple[float, ...] = (0.2, 0.5, 1.0),
+    rows: int = 1000,
+) -> Table:
+    """X1 -> Y -> X2, the introductory example of the IRM paper (arXiv 1907.02893).
 
     There Y's own noise has the environment's scale, against ICP's assumption; or it keeps one.
     """
-    e = environments(3, rows)
-    scale = np.array([0.2, 2.0, 5.0])[e]
+    e = environments(len(scales), rows)
+    scale = np.array(scales)[e]
     cause = scale * random.normal(size=len(e))
     target = cause + (scale if noise_changes else 1.0) * random.normal(size=len(e))
     effect = target + random.normal(size=len(e))

@@ -26,7 +26,7 @@ from dgbench.icp import (
 )
 from dgbench.icp.classification import fit_logistic
 from dgbench.icp.sample import make_sample
-from tests.dgbench.icp.tables import Table, environments, flipped_colours, linear, logistic
+from tests.dgbench.icp.tables import Table, chain, environments, flipped_colours, linear, logistic
 
 Make = Callable[..., Table]
 ALPHA = 0.05
@@ -87,7 +87,7 @@ def test_the_power_of_methods_one_and_two(test):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("test", [Calibration(), MeanResidual(), Interaction()])
 def test_the_level_for_classes(test, shift):
     draws = 2000
@@ -104,7 +104,7 @@ def test_the_power_on_colours():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
 def test_why_no_test_compares_variances_of_classes(shift):
     random = np.random.default_rng(21)
     rejected = 0
@@ -114,7 +114,7 @@ def test_why_no_test_compares_variances_of_classes(shift):
         groups = [residuals[environment == e] for e in range(3)]
         rejected += int(stats.levene(*groups, center="mean").pvalue <= ALPHA)
     say(f"levene      logistic          (0, 1)  shift {shift} {rejected / 300:.3f}")
-    assert (rejected / 300 > 0.5) is (shift > 0)
+    assert (rejected / 300 > 0.3) == (shift > 0)
 
 
 @pytest.mark.slow
@@ -124,12 +124,25 @@ def test_held_out_scores_lose_the_level_under_shift(train, held_out):
     random = np.random.default_rng(22)
     rejected = 0
     for _ in range(300):
-        seen, unseen = logistic(random, rows=train), logistic(random, rows=held_out)
+        seen, unseen = (logistic(random, rows=rows, shift=2.0) for rows in (train, held_out))
         weights = fit_logistic(seen.inputs[:, :2], seen.target == 1).coefficients
         scores = weights[0] + unseen.inputs[:, :2] @ weights[1:]
         rejected += calibration_p_value(scores, unseen.target, unseen.environment) <= ALPHA
     say(f"calibration held out, {train} to train and {held_out} held out: {rejected / 300:.3f}")
     assert rejected / 300 > 0.15 or (train, held_out) != (300, 3000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scales", "named"), [((0.2, 0.5, 1.0), False), ((0.2, 2.0, 5.0), True)])
+def test_noise_that_changes_is_rejected_or_misleads(scales, named):
+    # Where the assumption fails there is no guarantee. Y - X2 has one law in all environments, and
+    # the larger the scales the closer is the pooled slope of Y on X2 to 1: the effect is accepted.
+    random = np.random.default_rng(24)
+    outcomes = [icp(*chain(random, noise_changes=True, scales=scales)) for _ in range(300)]
+    rejected = sum(result.outcome == "rejected" for result in outcomes) / 300
+    effect = sum(result.estimate == ("X2",) for result in outcomes) / 300
+    say(f"chain with noise of scales {scales}: rejected {rejected:.3f}, X2 named {effect:.3f}")
+    assert (effect > 0.5) if named else (rejected > 0.95)
 
 
 @pytest.mark.slow
