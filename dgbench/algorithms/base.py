@@ -109,9 +109,12 @@ class Algorithm(pl.LightningModule):
     # What objectives are made of
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits ``(n, classes)`` of inputs ``(n, ...)``."""
+        """Logits ``(n, classes)`` of inputs ``(n, ...)``, in float32 where a run's precision halves.
+
+        A penalty's weight multiplies what rounding does to a difference of risks.
+        """
         logits: Tensor = self.network(inputs)
-        return logits
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def risks(self, batch: EnvironmentBatch, logits: Tensor | None = None) -> Tensor:
         """Mean cross-entropy of each training environment, exact over all devices.
