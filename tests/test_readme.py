@@ -56,6 +56,8 @@ def test_generated_tables_are_those_of_the_code():
 
 
 def tiny(arguments: list[str]) -> list[str]:
+    if arguments[0] == "reproduce":
+        return [*arguments, "--trials", "1", "--row", "grayscale", "--protocol", "digits", *TINY]
     if arguments[0] != "fit":
         return arguments
     return [*arguments, *(TINY if "rotated_mnist" not in arguments else TINY[: -len(DATA)])]
@@ -71,7 +73,8 @@ def test_its_commands_run_one_after_the_other(tmp_path, monkeypatch):
         redirected = arguments[-2:-1] == [">"]
         given = arguments[:-2] if redirected else arguments
         code, shown, errors = command(*tiny(given))
-        assert code == 0, f"{arguments}: {errors}"
+        # Four steps reproduce nothing, and `reproduce` says so.
+        assert code == (arguments[0] == "reproduce"), f"{arguments}: {errors}"
         if redirected:
             Path(arguments[-1]).write_text(shown)
     assert "vrex" in (tmp_path / "board" / "LEADERBOARD.md").read_text()
