@@ -56,8 +56,8 @@ class ColoredMNIST(EnvironmentDataModule):
         holdout_fraction: Share of an environment's digits that its holdout split draws from, in
             [0, 1).
         label_noise: Probability that a label is flipped, in [0, 1].
-        grayscale: Keep the image in both channels, whatever the colour: the same shape without
-            the spurious signal (the paper's oracle).
+        grayscale: Show the digit without its colour, in one channel: the input of the paper's
+            oracle, which cannot see the spurious signal.
         **run: Options of every data set, see `EnvironmentDataModule`.
 
     Raises:
@@ -104,12 +104,16 @@ class ColoredMNIST(EnvironmentDataModule):
         self.holdout_fraction = holdout_fraction
         self.label_noise = label_noise
         self.grayscale = grayscale
-        self.input_shape = (2, image_size, image_size)
+        self.input_shape = (1 if grayscale else 2, image_size, image_size)
+        if grayscale:
+            self.generator_version = 2  # 1 had the digit in both channels
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Red and green, halved by picking pixels."""
+        """Red and green, or grey, halved by picking pixels."""
         size = (self.image_size, self.image_size)
+        if self.grayscale:
+            return Preprocessing("L", size, "nearest", mean=(0.0,), std=(1.0,))
         return Preprocessing("RG", size, "nearest", mean=(0.0, 0.0), std=(1.0, 1.0))
 
     def parameters(self) -> dict[str, Any]:
@@ -191,9 +195,9 @@ class ColoredMNIST(EnvironmentDataModule):
         return bernoulli(count, probability, self.data_seed, "colored_mnist", what, index, split)
 
     def _paint(self, images: Tensor, colours: Tensor) -> Tensor:
-        """Give (n, 1, h, w) images two channels, of which the colours keep one."""
+        """Give (n, 1, h, w) images two channels, of which the colours keep one; or none."""
         if self.grayscale:
-            return images.repeat(1, 2, 1, 1)
+            return images
         kept = torch.nn.functional.one_hot(colours, 2).to(images.dtype)
         return images * kept[:, :, None, None]
 

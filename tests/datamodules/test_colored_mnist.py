@@ -196,14 +196,14 @@ def test_fewer_draws_are_the_beginning_of_more(data: ColoredMNIST) -> None:
             assert torch.equal(few.targets[own], many.targets[chosen])
 
 
-def test_grayscale_keeps_the_image_in_both_channels(data: ColoredMNIST) -> None:
+def test_grayscale_is_the_digit_without_its_colour(data: ColoredMNIST) -> None:
+    """The paper's grayscale model sums the two channels before its first layer."""
     oracle = make(grayscale=True)
 
+    assert oracle.input_shape == (1, 14, 14)
     for index in range(3):
         grey, coloured = oracle.environment(index), data.environment(index)
-        assert grey.inputs.shape == coloured.inputs.shape
-        assert torch.equal(grey.inputs[:, 0], grey.inputs[:, 1])
-        assert torch.equal(grey.inputs[:, 0], coloured.inputs.sum(1))
+        assert torch.equal(grey.inputs, coloured.inputs.sum(1, keepdim=True))
         assert torch.equal(grey.targets, coloured.targets)
         assert torch.equal(grey.sources, coloured.sources)
     assert not set(oracle.fingerprints().values()) & set(data.fingerprints().values())

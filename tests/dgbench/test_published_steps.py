@@ -9,6 +9,7 @@ switch, which comes after 2 of 5 steps, and the convolutions' width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from torch.nn import functional as F
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import EnvironmentData
+from dgbench import reproductions
+from dgbench.reproduce import plan
 from dgbench.settings import Settings, resolve
 from dgbench.training import build_algorithm, build_data
 from tests.real import needs_mnist, stand_in_for_mnist
@@ -30,6 +33,7 @@ Environments = list[tuple[Tensor, Tensor]]
 # The published settings, as their sources print them.
 IRM_PAPER = {"width": 390, "lr": 0.0004898536566546834, "l2": 0.00110794568, "w": 91257.18613115903}
 ERM_PAPER = {"width": 256, "lr": 0.001, "l2": 0.001, "w": 0.0}
+GRAYSCALE = {"width": 83, "lr": 0.0028171488133821726, "l2": 0.0008602868865288383, "w": 0.0}
 DOMAINBED = {"erm": 0.0, "irm": 100.0, "vrex": 10.0}
 
 
@@ -42,7 +46,7 @@ def switched(weight: float, step: int) -> float:
 
 def mlp(weights: list[Tensor], images: Tensor) -> Tensor:
     w1, b1, w2, b2, w3, b3 = weights
-    hidden = F.linear(images.view(len(images), 2 * 14 * 14), w1, b1).relu()
+    hidden = F.linear(images.view(len(images), w1.shape[1]), w1, b1).relu()
     return F.linear(F.linear(hidden, w2, b2).relu(), w3, b3)
 
 
@@ -70,6 +74,12 @@ def irm_paper(weights: list[Tensor], environments: Environments, step: int) -> T
 
 def erm_paper(weights: list[Tensor], environments: Environments, step: int) -> Tensor:
     return _irm_paper(weights, environments, ERM_PAPER["w"], ERM_PAPER["l2"])
+
+
+def grayscale_paper(weights: list[Tensor], environments: Environments, step: int) -> Tensor:
+    """The paper's grayscale model sums the channels of the coloured images."""
+    summed = [(images.view(-1, 2, 14 * 14).sum(dim=1), targets) for images, targets in environments]
+    return _irm_paper(weights, summed, GRAYSCALE["w"], GRAYSCALE["l2"])
 
 
 def _irm_paper(
@@ -213,6 +223,7 @@ PAPER_CASES = {
     "mm_rex": ("mm_rex", rex_paper(torch.abs, 2.0), IRM_PAPER, {}),
     "ri": ("mm_rex", ri_paper, IRM_PAPER, {"lambda_min": 0.0}),
 }
+COLOURED = {"grayscale": False}
 DOMAINBED_CASES = {"erm": domainbed_erm, "irm": domainbed_irm, "vrex": domainbed_vrex}
 
 
@@ -227,6 +238,22 @@ def test_the_papers_steps(case, dtype, monkeypatch):
         full,
         dtype,
         learning_rate=settings["lr"],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_papers_grayscale_steps(dtype, monkeypatch):
+    """The settings are the row's of the table to reproduce."""
+    stand_in_for_mnist(monkeypatch)
+    table = reproductions.read("irm-colored-mnist")
+    (planned,) = plan(table, table.chosen(["grayscale"]), 1, "runs", [])
+    coloured = build_data(replace(planned.settings, data={**planned.settings.data, **COLOURED}))
+    assert_same_steps(
+        planned.settings,
+        grayscale_paper,
+        lambda _, step: full(coloured, step),
+        dtype,
+        learning_rate=GRAYSCALE["lr"],
     )
 
 

@@ -70,6 +70,8 @@ def test_the_papers_rows_have_the_published_settings():
         "vrex": (390, 501),
         "mm_rex": (390, 501),
         "ri": (390, 501),
+        "mm_rex, code": (256, 501),
+        "ri, code": (256, 501),
         "grayscale": (83, 101),
     }
     assert found["grayscale"].data["grayscale"]
