@@ -109,7 +109,7 @@ class Algorithm(pl.LightningModule):
     # What objectives are made of
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits ``(n, classes)`` of inputs ``(n, ...)``, in float32 where a run's precision halves.
+        """Logits ``(n, classes)`` of inputs ``(n, ...)``, never in half precision.
 
         A penalty's weight multiplies what rounding does to a difference of risks.
         """
