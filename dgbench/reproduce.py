@@ -6,14 +6,18 @@ stopped goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -160,17 +164,25 @@ def _one_by_one(todo: Sequence[Planned], console: Console) -> Iterator[Planned]:
 def _side_by_side(todo: Sequence[Planned], jobs: int) -> Iterator[Planned]:
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    children: list[subprocess.Popen[str]] = []
 
     def fit(each: Planned) -> Planned:
-        command = [sys.executable, "-m", "dgbench", "fit", *each.flags]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if ended.returncode == _INTERRUPTED:
-            raise Interrupted(ended.stderr.strip())
-        if ended.returncode:
-            raise UsageError(f"{each.row.name}, trial {each.trial}: {ended.stderr.strip()}")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "dgbench", "fit", *each.flags],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        children.append(child)
+        _, errors = child.communicate()
+        if child.returncode in (_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT):
+            raise Interrupted(errors.strip())
+        if child.returncode:
+            raise UsageError(f"{each.row.name}, trial {each.trial}: {errors.strip()}")
         return each
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, _raising_on_sigterm():
         futures = [pool.submit(fit, each) for each in todo]
         try:
             for future in as_completed(futures):
@@ -178,6 +190,26 @@ def _side_by_side(todo: Sequence[Planned], jobs: int) -> Iterator[Planned]:
         finally:
             for future in futures:
                 future.cancel()
+            # Each stops behind its step, with a checkpoint to go on from.
+            for child in children:
+                child.terminate()
+
+
+@contextlib.contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the runs that were started, which it does not reach by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def compare(reproduction: Reproduction, planned: Sequence[Planned]) -> list[Line]:

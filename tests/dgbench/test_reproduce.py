@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,13 @@ from tests.dgbench.tiny import TINY, command
 NAME = "irm-colored-mnist"
 # The table's rows on the digits that need no download, a few steps each.
 SMALL = ("--protocol", "digits", *TINY)
+
+
+def same_weights(*folders: Path) -> bool:
+    ours, theirs = (
+        torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders
+    )
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in theirs)
 
 
 def percent(splits: dict[str, records.SplitMetrics], environment: str) -> float:
@@ -172,10 +182,7 @@ def test_an_interrupted_run_is_resumed(finished, tmp_path):
     assert "Runs: 1, of which finished: 0" in shown, errors
     assert (folder / "run.json").stat().st_mtime_ns == begun
     assert records.read_run(folder, verify_checkpoints=True).state == "finished"
-    ours, theirs = (
-        torch.load(path / "last.ckpt", weights_only=True)["state_dict"] for path in (folder, whole)
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert same_weights(folder, whole)
 
 
 def test_a_signal_ends_it_with_a_way_on(tmp_path, monkeypatch):
@@ -196,6 +203,33 @@ def test_several_at_a_time_are_the_same_runs(finished, tmp_path):
     assert parallel.splitlines()[-4:] == shown.splitlines()[-4:]
     names = [{folder.name for folder in records.find_runs([root])} for root in (out, tmp_path)]
     assert names[0] == names[1]
+
+
+def test_sigterm_stops_what_it_started_and_the_same_command_goes_on(tmp_path):
+    budget = ("--steps", "400", "--check-every", "10", "--data.batch_size", "64")
+    arguments = ["reproduce", NAME, "--trials", "1", "--row", "irm", "--row", "erm", "--jobs", "2"]
+    arguments += ["--out", str(tmp_path / "stopped"), *SMALL, *budget]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "dgbench", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.rglob("last.ckpt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    started.terminate()
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "the same command goes on from there" in errors
+    folders = records.find_runs([tmp_path / "stopped"])
+    states = {folder.name: records.read_run(folder) for folder in folders}
+    assert {run.state for run in states.values()} <= {"interrupted", "finished"}
+    assert "interrupted" in {run.state for run in states.values()}
+
+    assert command(*arguments)[0] == 1
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "whole")
+    assert command(*arguments)[0] == 1
+    for folder in records.find_runs([tmp_path / "whole"]):
+        (other,) = (tmp_path / "stopped").glob(f"*/*/{folder.name}")
+        assert same_weights(folder, other)
 
 
 def test_a_run_that_fails_elsewhere_is_one_error(tmp_path):
