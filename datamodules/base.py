@@ -56,6 +56,8 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
         class_names: One name a class.
         input_shape: Shape of one input, such as (channels, height, width).
         contents: How many samples of what, with the default options, for people.
+        views: What there is to see of an image, as variables that may be causes (`views.VIEWS`);
+            the variables of a vector are its numbers.
         generator_version: Rises with every change of the code that changes the data.
         shares_sources: Whether environments show the same source images.
         location_options: Options that say where source files are and not what is in them: they are
@@ -71,6 +73,7 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
     class_names: tuple[str, ...]
     input_shape: tuple[int, ...]
     contents: str = ""
+    views: tuple[str, ...] = ("colour", "shape")
     generator_version: int
     shares_sources: bool = False
     location_options: tuple[str, ...] = ()

