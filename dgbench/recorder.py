@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.base import EnvironmentDataModule
 from datamodules.seeds import derive_seed
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
-from dgbench.evaluation import all_splits, evaluate, splits_for_selection
+from dgbench.evaluation import evaluate
+from dgbench.record import Record
 from leaderboard import records
-from leaderboard.selection import selected_steps
 
 # Several devices ask each other whether to stop: a question costs as much as a small step.
 _STEPS_BETWEEN_QUESTIONS = 10
@@ -38,29 +35,13 @@ class Recorder(pl.Callback):
     checkpoint: whatever moment a run is killed at, its record has no gap and no duplicate.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        run: records.RunJson,
-        data: EnvironmentDataModule,
-        description: dict[str, Any],
-        *,
-        check_all: bool = False,
-    ) -> None:
-        """Prepares to record into a folder.
+    def __init__(self, record: Record) -> None:
+        """Prepares to record.
 
         Args:
-            folder: the run's folder; made when the run starts.
-            run: content of ``run.json``.
-            data: what is measured on.
-            description: plain values that a checkpoint carries, to be of use on its own.
-            check_all: measure every split of every environment at every check.
+            record: the run's record; its folder is made before the run starts.
         """
-        self.folder = folder
-        self.run = run
-        self.data = data
-        self.description = description
-        self.check_all = check_all
+        self.record = record
         self.sums = torch.zeros(0, dtype=torch.float64)
         self.counted = 0
         self.seconds_before = 0.0
@@ -84,7 +65,7 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Puts settings, preprocessing and class names beside the weights."""
-        checkpoint["dgbench"] = self.description
+        checkpoint["dgbench"] = self.record.description
 
     # The run
 
@@ -92,17 +73,14 @@ class Recorder(pl.Callback):
         """Opens the record, or reopens it at the checkpoint's step."""
         self.started = time.monotonic()
         if trainer.is_global_zero:
-            if not (self.folder / records.RUN_FILE).exists():
-                records.write_json_atomic(self.folder / records.RUN_FILE, self.run)
-            (self.folder / records.CHECKS_FILE).touch()
-            records.truncate_checks(self.folder / records.CHECKS_FILE, trainer.global_step)
+            self.record.open(trainer.global_step)
         self._write_status(trainer, "running")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Makes every random draw of a step a function of the seed, the step and the device."""
-        trial_seed = self.run["settings"]["trial_seed"]
+        trial_seed = self.record.settings["trial_seed"]
         seed = derive_seed(trial_seed, "step", trainer.global_step, trainer.global_rank)
         # Not torch.manual_seed: that also notes a stack trace for every kind of absent device,
         # which costs more than the step of a small network.
@@ -122,15 +100,14 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, Algorithm)
         self._accumulate(pl_module.outputs)
         step = trainer.global_step
-        settings = self.run["settings"]
-        if step % settings["check_every"] == 0 or step == settings["steps"]:
+        if self.record.is_check(step):
             self._check(trainer, pl_module)
         stop = self._agreed_stop(trainer, step)
-        if stop and step < settings["steps"]:
+        if stop and step < self.record.settings["steps"]:
             self._save(trainer, records.LAST_CHECKPOINT)
             raise Interrupted(
                 f"stopped by {signal.Signals(stop).name} after step {step}; "
-                f"go on with `dgbench fit --resume {self.folder}`"
+                f"go on with `dgbench fit --resume {self.record.folder}`"
             )
 
     def close(self, trainer: pl.Trainer, algorithm: Algorithm) -> None:
@@ -141,49 +118,26 @@ class Recorder(pl.Callback):
             algorithm: at the last step; it stays there.
         """
         checks = self._checks(trainer)
-        selected = selected_steps(checks, *self._roles())
-        for check in checks:
-            if check["step"] == selected.get(self.run["settings"]["selection"]):
-                check["splits"] = self._complete(trainer, algorithm, check)
-        if trainer.is_global_zero:
-            records.rewrite_checks(self.folder / records.CHECKS_FILE, checks)
-            self._write_status(trainer, "finished")
-            records.write_done(
-                self.folder,
-                status="diverged" if "diverged" in checks[-1] else "finished",
-                last_step=trainer.global_step,
-                selected=selected,
-                seconds=self._seconds(),
+        lacking = self.record.unmeasured(checks)
+        if lacking is not None:
+            check, splits = lacking
+            current = check["step"] == trainer.global_step
+            network = (
+                algorithm.network if current else self.record.selected_network(algorithm.network)
             )
+            plugin = trainer.precision_plugin
+            measured = evaluate(network, self.record.data, splits, algorithm.device, plugin)
+            check["splits"] = {**check["splits"], **measured}
+        if trainer.is_global_zero:
+            self.record.close(checks, trainer.global_step, self._seconds())
         trainer.strategy.barrier("the record is closed")
-
-    def _complete(
-        self, trainer: pl.Trainer, algorithm: Algorithm, check: records.CheckLine
-    ) -> dict[str, records.SplitMetrics]:
-        """Every split at a check, of which only those that a rule reads were measured."""
-        names = self.data.environment_names
-        missing = [
-            (index, split)
-            for index, split in all_splits(self.data)
-            if f"{names[index]}/{split}" not in check["splits"]
-        ]
-        if not missing:
-            return check["splits"]
-        network = algorithm.network
-        if check["step"] != trainer.global_step:
-            network = copy.deepcopy(network)
-            state = torch.load(self.folder / records.SELECTED_CHECKPOINT, weights_only=True)
-            own = {name: state["state_dict"][f"network.{name}"] for name in network.state_dict()}
-            network.load_state_dict(own)
-        measured = evaluate(network, self.data, missing, algorithm.device, trainer.precision_plugin)
-        return {**check["splits"], **measured}
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Marks the run as interrupted or failed; the last checkpoint stays."""
         interrupted = isinstance(exception, Interrupted | KeyboardInterrupt | SystemExit)
-        if trainer.is_global_zero and self.folder.exists():
+        if trainer.is_global_zero and self.record.folder.exists():
             # A full disk may be the exception; it must not hide behind a second one.
             with suppress(OSError):
                 status = "interrupted" if interrupted else "failed"
@@ -202,24 +156,11 @@ class Recorder(pl.Callback):
     def _accumulate(self, outputs: dict[str, Tensor]) -> None:
         values = torch.cat([value.reshape(-1) for value in outputs.values()]).double()
         if not self.train_names:
-            self.train_names = self._named(outputs)
+            self.train_names = self.record.names_of(outputs)
         self.sums = self.sums.to(values.device) + values if self.counted else values
         self.counted += 1
 
-    def _named(self, outputs: dict[str, Tensor]) -> list[str]:
-        names: list[str] = []
-        for name, value in outputs.items():
-            if name == "risks":
-                names += [f"risk/{environment}" for environment in self._roles()[0]]
-            elif value.numel() == 1:
-                names.append(name)
-            else:
-                names += [f"{name}/{position}" for position in range(value.numel())]
-        return names
-
     def _check(self, trainer: pl.Trainer, algorithm: Algorithm) -> None:
-        last = trainer.global_step == self.run["settings"]["steps"]
-        splits = all_splits if last or self.check_all else splits_for_selection
         means = (self.sums / self.counted).tolist()
         self.counted = 0
         line: records.CheckLine = {
@@ -228,8 +169,8 @@ class Recorder(pl.Callback):
             "train": dict(zip(self.train_names, means, strict=True)),
             "splits": evaluate(
                 algorithm.network,
-                self.data,
-                splits(self.data),
+                self.record.data,
+                self.record.splits_at(trainer.global_step),
                 algorithm.device,
                 trainer.precision_plugin,
             ),
@@ -237,28 +178,22 @@ class Recorder(pl.Callback):
         numbers = [*means, *flat_metrics(line).values()]
         trainer.should_stop = trainer.should_stop or not all(map(math.isfinite, numbers))
         if trainer.is_global_zero:
-            records.append_check(self.folder / records.CHECKS_FILE, line)
-        if self._is_selected(trainer, trainer.global_step):
+            self.record.add(line)
+        if self.record.keeps_selected and self.record.is_selected(self._checks(trainer)):
             self._save(trainer, records.SELECTED_CHECKPOINT)
         self._save(trainer, records.LAST_CHECKPOINT)
         self._write_status(trainer, "running")
         for logger in trainer.loggers:
             logger.log_metrics(flat_metrics(line), step=trainer.global_step)
 
-    def _is_selected(self, trainer: pl.Trainer, step: int) -> bool:
-        if self.run["settings"]["selection"] != "train_val":
-            return False
-        return selected_steps(self._checks(trainer), *self._roles())["train_val"] == step
-
     def _checks(self, trainer: pl.Trainer) -> list[records.CheckLine]:
         """The checks so far, as the first process has written them."""
-        path = self.folder / records.CHECKS_FILE
-        checks = records.read_checks(path) if trainer.is_global_zero else []
+        checks = self.record.checks() if trainer.is_global_zero else []
         return trainer.strategy.broadcast(checks)
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         """Replaces a checkpoint atomically: the old one stays until the new one is on the disk."""
-        path = self.folder / name
+        path = self.record.folder / name
         temporary = path.with_name(f".{name}.tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
@@ -266,17 +201,12 @@ class Recorder(pl.Callback):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
 
-    def _roles(self) -> tuple[list[str], list[str]]:
-        settings = self.run["settings"]
-        return settings["train_env"], settings["test_env"]
-
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
     def _write_status(self, trainer: pl.Trainer, status: str, error: str | None = None) -> None:
         if trainer.is_global_zero:
-            content = {"status": status, "step": trainer.global_step, "error": error}
-            records.write_json_atomic(self.folder / records.STATUS_FILE, content)
+            self.record.write_status(status, trainer.global_step, error)
 
 
 def flat_metrics(line: records.CheckLine) -> dict[str, float]:

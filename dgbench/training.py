@@ -25,6 +25,7 @@ from dgbench.loggers import build_loggers
 from dgbench.networks import NetworkOptions, build_network
 from dgbench.progress import ProgressBar
 from dgbench.provenance import hardware, provenance
+from dgbench.record import Record
 from dgbench.recorder import Recorder
 from dgbench.resuming import checkpoint_to_resume
 from dgbench.runtime import matmul_precision, quiet_lightning
@@ -151,13 +152,14 @@ def _train(
     console: Console | None,
 ) -> None:
     data.setup()
-    recorder = Recorder(
+    record = Record(
         folder,
         _run_json(deciding, data),
         data,
         description(deciding, data),
         check_all=settings.check_all,
     )
+    recorder = Recorder(record)
     callbacks: list[pl.Callback] = [recorder]
     if console is not None:
         callbacks.append(ProgressBar(console, deciding["train_env"], settings.check_every))
@@ -173,7 +175,7 @@ def _train(
         callbacks=callbacks,
         use_distributed_sampler=False,
     )
-    recorder.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device.type)
+    record.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device.type)
     # Last, when nothing that the user gave can fail any more: --force replaces a finished record.
     require_exact(trainer, algorithm)
     if trainer.is_global_zero:

@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("arguments", "protocols", "reproductions"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
-    ("recorder", "resuming", "progress", "loggers", "catalogue", "report", "icp_report"),
+    ("record", "recorder", "resuming", "progress", "loggers", "catalogue", "report", "icp_report"),
     ("training",),
     ("checkpoints", "reproduce"),
     ("cli",),
