@@ -28,7 +28,7 @@ class EnvironmentBatch:
 
     Attributes:
         inputs: (n, *shape) float32.
-        targets: (n,) int64.
+        targets: (n,) int64, the class; float32 where a number is predicted.
         environment: (n,) int64, position 0 to E - 1 among the training environments.
         indices: (n,) int64, index of the sample inside its environment.
         rows: (n,) int64, position of the sample in its environment's global batch.

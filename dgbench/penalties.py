@@ -9,38 +9,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgbench.losses import output_errors
+
 
 def scale_gradients(logits: Tensor, targets: Tensor) -> Tensor:
-    """Derivative of each sample's cross-entropy by a scale w of the logits, at w = 1.
+    """Derivative of each sample's loss by a scale w of the outputs, at w = 1.
 
     IRMv1 (Arjovsky et al., 2019, https://arxiv.org/abs/1907.02893, eq. 4) squares the mean of these
     over an environment. In closed form, with ``p = softmax(z)``, the derivative of
     ``-log softmax(w z)_y`` at ``w = 1`` is ``sum_k p_k z_k - z_y``: the same gradients as a double
-    backward pass, without one.
+    backward pass, without one. The derivative of ``(w z - y)^2`` is ``2 (z - y) z``.
 
     Args:
-        logits: ``(n, classes)``, float.
-        targets: ``(n,)``, int64, in ``0..classes - 1``.
+        logits: ``(n, classes)``, or predictions ``(n, 1)`` of numbers; float.
+        targets: ``(n,)``, int64, in ``0..classes - 1``, or float for numbers.
 
     Returns:
         ``(n,)``, float.
     """
+    if targets.is_floating_point():
+        return (output_errors(logits, targets) * logits).squeeze(-1)
     expected = (logits.softmax(dim=-1) * logits).sum(dim=-1)
     return expected - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-
-
-def cross_entropy_errors(logits: Tensor, targets: Tensor) -> Tensor:
-    """Derivative of each sample's cross-entropy by its logits: ``softmax(z) - onehot(y)``.
-
-    Args:
-        logits: ``(n, classes)``, float.
-        targets: ``(n,)``, int64.
-
-    Returns:
-        ``(n, classes)``, float; each row sums to 0.
-    """
-    one_hot = torch.nn.functional.one_hot(targets, logits.shape[-1])
-    return logits.softmax(dim=-1) - one_hot.to(logits.dtype)
 
 
 def gramian_weighted_norm(gradient: Tensor, gramian: Tensor, ridge: float | Tensor) -> Tensor:

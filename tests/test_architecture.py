@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "devices",
         "errors",
         "icp",
+        "losses",
         "networks",
         "penalties",
         "registry",

@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.streams import EnvironmentBatch
 from dgbench.collectives import global_sum
 from dgbench.devices import require_exact
 from dgbench.errors import UsageError, require
+from dgbench.losses import sample_losses
 from dgbench.networks import Network
 from dgbench.search_space import LogUniform
 
@@ -29,7 +29,8 @@ class Algorithm(pl.LightningModule):
     under ``"state"`` and assigned here. That is what exact resuming and stacked training rest on.
 
     Args:
-        network: what is trained; ``network(inputs)`` returns logits ``(n, classes)``.
+        network: what is trained; ``network(inputs)`` returns logits ``(n, classes)``, or
+            predictions ``(n, 1)`` of numbers.
         n_environments: number of training environments.
         learning_rate: Adam's step size, above 0.
         weight_decay: Adam's weight decay, at least 0 (added to the gradient).
@@ -117,7 +118,9 @@ class Algorithm(pl.LightningModule):
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def risks(self, batch: EnvironmentBatch, logits: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy of each training environment, exact over all devices.
+        """Mean loss of each training environment, exact over all devices.
+
+        That is the cross-entropy of classes and the squared error of numbers.
 
         Args:
             batch: the batch.
@@ -127,9 +130,7 @@ class Algorithm(pl.LightningModule):
             ``(environments,)``, float.
         """
         logits = self(batch.inputs) if logits is None else logits
-        return self.environment_means(
-            F.cross_entropy(logits, batch.targets, reduction="none"), batch
-        )
+        return self.environment_means(sample_losses(logits, batch.targets), batch)
 
     def environment_means(self, values: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Mean of a per-sample value over each environment's global batch.

@@ -12,7 +12,8 @@ from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 from dgbench.collectives import global_sum
 from dgbench.errors import require
-from dgbench.penalties import cross_entropy_errors, gramian_weighted_norm
+from dgbench.losses import output_errors
+from dgbench.penalties import gramian_weighted_norm
 from dgbench.search_space import LogInt, LogUniform
 
 
@@ -30,8 +31,8 @@ class IRMv2(Algorithm):
 
     Deviations: derived from the paper's abstract and the squared loss, since the paper's full text
     was not at hand; so the factor 1/4 (which makes it the squared loss's excess risk) is ours.
-    The loss is the cross-entropy, whose gradient takes the squared loss's place. A ridge keeps
-    the Gramian regular.
+    For classes the gradient of the cross-entropy takes the squared loss's place. A ridge keeps the
+    Gramian regular.
 
     Args:
         penalty_weight: weight w of the mean penalty, at least 0.
@@ -61,7 +62,7 @@ class IRMv2(Algorithm):
         logits = self.network.classifier(features)
         risks = self.risks(batch, logits)
         with_bias = F.pad(features, (0, 1), value=1.0)
-        errors = cross_entropy_errors(logits, batch.targets)
+        errors = output_errors(logits, batch.targets)
         gradients = self.environment_products(errors, with_bias, batch)
         gramians = self.environment_products(with_bias, with_bias, batch)
         penalty = gramian_weighted_norm(gradients, gramians, self.ridge).mean()

@@ -1,0 +1,42 @@
+"""What one sample's output costs: cross-entropy of a class, squared error of a number.
+
+The targets say which: integers are classes, floats are numbers.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def sample_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each sample.
+
+    Args:
+        outputs: logits ``(n, classes)``, or predictions ``(n, 1)`` of numbers; float.
+        targets: ``(n,)``, int64 for classes or float for numbers.
+
+    Returns:
+        ``(n,)``, float.
+    """
+    if targets.is_floating_point():
+        return (outputs.squeeze(-1) - targets).square()
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def output_errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Derivative of each sample's loss by its outputs.
+
+    That is ``softmax(z) - onehot(y)`` for classes and ``2 (z - y)`` for numbers.
+
+    Args:
+        outputs: ``(n, classes)`` or ``(n, 1)``, float.
+        targets: ``(n,)``, int64 or float.
+
+    Returns:
+        Of the shape of `outputs`, float; each row sums to 0 for classes.
+    """
+    if targets.is_floating_point():
+        return 2 * (outputs - targets.unsqueeze(-1))
+    one_hot = F.one_hot(targets, outputs.shape[-1])
+    return outputs.softmax(dim=-1) - one_hot.to(outputs.dtype)
