@@ -88,6 +88,13 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
     )
     add("--trial-seed", type=int, default=0, help="Decides initialisation and batches.")
     add("--data-seed", type=int, default=0, help="Decides environments and splits.")
+    add(
+        "--hparams-seed",
+        type=int,
+        default=0,
+        help="Draw of the searched hyper-parameters; 0 takes the defaults.",
+    )
+    add("--search-space", default="signatures", help="What they are drawn from, or a file.")
     add("--steps", type=int, default=1000, help="Optimiser steps.")
     add("--check-every", type=int, default=100, help="Steps between two checks.")
     add("--selection", type=SelectionRule, default="train_val", help="Rule that picks the check.")
@@ -99,7 +106,7 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
     )
     add("--out", default=DEFAULT_OUT, help="Folder of the records.")
     add("--logger", type=list[Logger], help="csv, tensorboard or wandb; repeatable.")
-    add("--resume", type=str | None, help="Run folder to go on with, or 'last'.")
+    add("--resume", type=str | None, help="Run folder to go on with, 'last' or 'auto'.")
     add(
         "--force",
         type=bool,

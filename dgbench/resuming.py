@@ -17,7 +17,7 @@ def checkpoint_to_resume(
     """The checkpoint to go on from; None starts from the first step.
 
     Args:
-        resume: the run folder that the user wants to go on with, if any.
+        resume: the run folder that the user wants to go on with, if any; ``auto`` is this one.
         force: whether what is there may be replaced.
         folder: where the run of these settings belongs.
         deciding: all that decides its numbers.
@@ -28,7 +28,7 @@ def checkpoint_to_resume(
     """
     checkpoint = folder / records.LAST_CHECKPOINT
     if resume is not None:
-        resumed = Path(resume)
+        resumed = folder if resume == "auto" else Path(resume)
         if resumed.resolve() != folder.resolve():
             _require_more_steps_only(resumed, folder, deciding)
             _copy_what_a_longer_run_would_have(resumed, folder)

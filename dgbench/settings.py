@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ from dgbench.parser import (
     refuse_unknown,
 )
 from dgbench.protocols import Names, configs, names_of
+from dgbench.search_space import draw, hyperparameters
+from dgbench.search_spaces import SearchSpace, read
 from leaderboard import records
 from leaderboard.records import SelectionRule
 
@@ -51,6 +53,9 @@ class Settings:
         train_env: environments trained on; None means all others.
         trial_seed: decides initialisation and order of batches.
         data_seed: decides environments and splits.
+        hparams_seed: the draw of the searched options; 0 leaves them as protocol and flags say.
+        search: what they are drawn from: the ranges of this algorithm's options, as its signature
+            and the search space say, without those that a flag or a file of the user's fixes.
         steps: optimiser steps.
         check_every: steps between two checks.
         selection: rule that picks the check whose numbers are the run's.
@@ -58,7 +63,8 @@ class Settings:
         trainer: arguments of Lightning's Trainer.
         out: folder under which records are written.
         logger: Lightning's loggers to add.
-        resume: run folder to go on with, or ``last``.
+        resume: run folder to go on with; ``last``; or ``auto``, which goes on with a run of these
+            very settings where there is one.
         force: run again what is finished.
         check_all: measure every environment and split at every check.
         sources: configuration files that were applied, in order.
@@ -72,6 +78,8 @@ class Settings:
     train_env: list[int | str] | None
     trial_seed: int
     data_seed: int
+    hparams_seed: int
+    search: SearchSpace
     steps: int
     check_every: int
     selection: SelectionRule
@@ -103,7 +111,7 @@ class Settings:
             "train_env": list(train_env),
             "trial_seed": self.trial_seed,
             "data_seed": self.data_seed,
-            "hparams_seed": 0,  # the draw that is the defaults; sweeps have others
+            "hparams_seed": self.hparams_seed,
             "steps": self.steps,
             "check_every": self.check_every,
             "selection": self.selection,
@@ -112,6 +120,24 @@ class Settings:
             "deterministic": False,
             **trainer,
         }
+
+    def drawn(self, hparams_seed: int) -> Settings:
+        """These settings with the searched options of a draw.
+
+        Args:
+            hparams_seed: which draw; 0 leaves every option as it is.
+        """
+        sections = {"algo": self.algo, "data": self.data, "network": self.network}
+        for name, value in draw(self.search.ranges, hparams_seed).items():
+            section, _, option = name.partition(".")
+            sections[section] = {**sections[section], option: value}
+        return replace(
+            self,
+            algo=sections["algo"],
+            data=sections["data"],
+            network=sections["network"],
+            hparams_seed=hparams_seed,
+        )
 
 
 def resolve(config: Mapping[str, Any]) -> Settings:
@@ -140,7 +166,9 @@ def resolve_arguments(arguments: Sequence[str]) -> Settings:
     """
     flags, files, resume = sorted_out(arguments)
     layers = [long_form(read_yaml(Path(file))) for file in files]
-    if resume is not None:
+    if resume == "auto":
+        layers.insert(0, {"resume": resume})
+    elif resume is not None:
         layers.insert(0, _resumed(resume, flags))
     names = names_of(layers, flags)
     if {"--help", "-h"} & set(flags) and names.algo is None:
@@ -156,7 +184,7 @@ def recorded_config(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: ``settings`` of a ``run.json``.
     """
     trainer = {key: settings[key] for key in _DECIDES_NUMBERS if key in settings}
-    kept = settings.keys() - {*_DECIDES_NUMBERS, "hparams_seed"}
+    kept = settings.keys() - {*_DECIDES_NUMBERS}
     return {**{key: settings[key] for key in settings if key in kept}, "trainer": trainer}
 
 
@@ -212,8 +240,26 @@ def _second_phase(
         raise UsageError(in_our_words(error, names)) from error
     values = parsed.as_dict()
     values.pop("config")
+    values["search"] = _search(values, {option.partition("=")[0] for option in options})
     applied = tuple(str(file.relative_to(configs().parent)) for file in files)
     return _settings(values, applied + sources)
+
+
+def _search(values: Mapping[str, Any], fixed: Collection[str]) -> SearchSpace:
+    """The ranges of a run's options, without those that the user fixes."""
+    space = read(values["search_space"])
+    for name in space.ranges:
+        section, _, option = name.partition(".")
+        if section not in ("algo", "data", "network") or option not in values[section]:
+            raise UsageError(
+                f"The search space {space.name} has a range for {name}, which "
+                f"{values['algo']['name']} on {values['data']['name']} has not. Name one with "
+                "--search-space that has not either."
+            )
+    algorithm = registry.load("algorithm", values["algo"]["name"])
+    stated = {f"algo.{p.name}": p.range for p in hyperparameters(algorithm) if p.range is not None}
+    ranges = {**stated, **space.ranges}
+    return replace(space, ranges={n: r for n, r in ranges.items() if f"--{n}" not in fixed})
 
 
 def _is_about_arguments(error: Exception) -> bool:
@@ -226,6 +272,11 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
         raise UsageError(
             "Name the environment to hold out with --test-env: an index or a name, several times "
             f"for several. `dgbench list` shows those of {values['data']['name']}."
+        )
+    if values["hparams_seed"] < 0:
+        raise UsageError(
+            f"--hparams-seed is {values['hparams_seed']}; it must be at least 0, which is the "
+            "defaults."
         )
     if values["steps"] < 1 or values["check_every"] < 1:
         raise UsageError(
@@ -240,7 +291,9 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
         given = str(trainer["precision"])
         trainer["precision"] = _PRECISIONS.get(given, given)
     values["trainer"] = trainer
-    return Settings(**values, sources=sources)
+    del values["search_space"]
+    hparams_seed = values.pop("hparams_seed")
+    return Settings(**values, hparams_seed=0, sources=sources).drawn(hparams_seed)
 
 
 def _listed(environments: Environments) -> list[int | str]:

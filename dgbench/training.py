@@ -154,7 +154,7 @@ def _train(
     data.setup()
     record = Record(
         folder,
-        _run_json(deciding, data),
+        _run_json(settings, deciding, data),
         data,
         description(deciding, data),
         check_all=settings.check_all,
@@ -191,7 +191,9 @@ def _train(
     recorder.close(trainer, algorithm)
 
 
-def _run_json(deciding: dict[str, Any], data: EnvironmentDataModule) -> records.RunJson:
+def _run_json(
+    settings: Settings, deciding: dict[str, Any], data: EnvironmentDataModule
+) -> records.RunJson:
     fingerprints = data.fingerprints()
     environments: list[records.EnvironmentRecord] = []
     for index, name in enumerate(data.environment_names):
@@ -208,7 +210,7 @@ def _run_json(deciding: dict[str, Any], data: EnvironmentDataModule) -> records.
             for split in SPLITS
         }
         environments.append({"index": index, "name": name, "role": role, "splits": splits})
-    content = {
+    content: dict[str, Any] = {
         "schema": records.RUN_SCHEMA,
         "run_id": records.run_id(BENCHMARK_VERSION, deciding),
         "benchmark_version": BENCHMARK_VERSION,
@@ -219,6 +221,8 @@ def _run_json(deciding: dict[str, Any], data: EnvironmentDataModule) -> records.
         "provenance": provenance(),
         "hardware": hardware(1, "cpu"),
     }
+    if settings.hparams_seed:
+        content["search"] = settings.search.plain()
     return records.validate_run(content)
 
 

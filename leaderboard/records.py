@@ -114,8 +114,16 @@ class Hardware(TypedDict):
     memory_gb: float | None
 
 
+class SearchRecord(TypedDict):
+    """What hyper-parameters were drawn from; `ranges` maps an option to its scale and values."""
+
+    space: str
+    version: int
+    ranges: dict[str, dict[str, list[Any]]]
+
+
 class RunJson(TypedDict):
-    """The content of `run.json`."""
+    """The content of `run.json`; `search` stands in runs whose `hparams_seed` is above 0."""
 
     schema: str
     run_id: str
@@ -126,6 +134,7 @@ class RunJson(TypedDict):
     data_fingerprint: str
     provenance: Provenance
     hardware: Hardware
+    search: NotRequired[SearchRecord]
 
 
 class SplitMetrics(TypedDict):

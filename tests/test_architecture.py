@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runtime",
         "search_space",
     ),
-    ("arguments", "protocols", "reproductions"),
+    ("arguments", "protocols", "reproductions", "search_spaces"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
     ("record", "recorder", "resuming", "progress", "loggers", "catalogue", "report", "icp_report"),
     ("training",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dgbench import registry, reproductions
+from dgbench import registry, reproductions, search_spaces
 from dgbench.protocols import configs, protocols
 from leaderboard import records
 from tests.dgbench.tiny import command
@@ -62,4 +62,5 @@ def test_no_file_is_left_over():
         for name in ("protocol", *ALGORITHMS)
     }
     expected |= {configs() / "reproductions" / f"{name}.yaml" for name in reproductions.names()}
+    expected |= {configs() / "search_spaces" / f"{name}.yaml" for name in search_spaces.names()}
     assert set(configs().rglob("*.yaml")) <= expected
