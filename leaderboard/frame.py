@@ -1,221 +1,381 @@
-"""From runs to one flat table: a row for each run and each of its test environments."""
+"""A run as the leaderboard reads it, whatever left it: its checks as columns, not as objects.
+
+A run folder, a packed file and a DomainBed sweep all become the same `Record`.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
-import pandas as pd
+import numpy as np
+import numpy.typing as npt
 
 from leaderboard.errors import RecordError
 from leaderboard.records import (
-    EnvironmentRecord,
+    CheckLine,
     Run,
+    RunJson,
     SelectionRule,
+    SplitMetrics,
+    State,
     canonical_json,
-    find_runs,
-    read_run,
 )
-from leaderboard.selection import WITHIN_RUN, select
 
-COLUMNS = {
-    "dataset": "str",
-    "protocol": "str",
-    "algorithm": "str",
-    "data_options": "str",  # canonical JSON of settings.data without its name
-    "settings": "str",  # canonical JSON of what runs must share to be averaged
-    "hparams_sha256": "str",  # of settings.algo
-    "trial_seed": "int64",
-    "data_seed": "int64",
-    "environment": "str",
-    "environment_index": "int64",
-    "held_out_with": "str",  # canonical JSON of the names of the run's other test environments
-    "rule": "str",
-    "state": "str",
-    "step": "Int64",  # of the selected check; missing like the metrics if the run has no number
-    "accuracy": "float64",
-    "nll": "float64",
-    "ece": "float64",
-    "run_id": "str",
-    "benchmark_version": "str",
-    "record_sha256": "str",  # of the canonical JSON of run.json and the checks
-}
+METRICS = ("accuracy", "nll", "brier", "ece")
+UNKNOWN_COUNT = -1
+
+Origin = Literal["dgbench", "DomainBed"]
+
+# Settings of the data that say how batches are drawn, not what the data set is.
+_BATCHES = {"batch_size", "sampling"}
+_SEEDS = {"trial_seed", "data_seed"}
 
 
-class Skipped(NamedTuple):
-    """A run whose numbers are in no table, and why."""
+class LeftOut(NamedTuple):
+    """Something found among the records whose numbers are in no table, and why.
 
-    path: Path
+    Attributes:
+        place: Where it was, without folders of the machine: `<dataset>/<algorithm>/<run_id>`.
+        kind: What is wrong with it, to count by.
+        reason: One sentence for a reader.
+    """
+
+    place: str
+    kind: Literal["corrupt", "partial", "duplicate", "foreign", "diverged", "unavailable"]
     reason: str
 
 
-class _Choice(NamedTuple):
-    step: int
-    splits: Mapping[str, Mapping[str, float | None]]
+class Trial(NamedTuple):
+    """What is repeated: a seed of the training and one of the data."""
+
+    trial_seed: int
+    data_seed: int
 
 
-def load_runs(paths: Iterable[str | Path]) -> tuple[list[Run], list[Skipped]]:
-    """Read all runs among and below `paths`, sorted by run id; unreadable ones are skipped.
+@dataclass(frozen=True, slots=True, eq=False)
+class Checks:
+    """The C checks of a run over its S splits, in ascending order of steps.
 
-    Of folders with one run id and equal numbers one is kept. Where the numbers differ none is: a
-    record cannot tell which of them is right.
+    Attributes:
+        steps: `(C,)` int64.
+        seconds: `(C,)` float64, wall time since the run began.
+        splits: The S names `<environment>/<main or holdout>`, each with its column.
+        metrics: `(C, S, 4)` float64 in the order of `METRICS`; NaN where not measured or not
+            finite.
+        counts: `(C, S)` int64, samples; 0 where a check does not measure a split, `UNKNOWN_COUNT`
+            where the source does not tell.
+        train_names: The T names of training values.
+        train: `(C, T)` float64, means since the check before; NaN where not finite.
+    """
+
+    steps: npt.NDArray[np.int64]
+    seconds: npt.NDArray[np.float64]
+    splits: Mapping[str, int]
+    metrics: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+    train_names: tuple[str, ...]
+    train: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def accuracies(self, splits: Sequence[str]) -> npt.NDArray[np.float64]:
+        """`(C, len(splits))`, NaN where not finite or, by a single check, not measured.
+
+        Raises:
+            KeyError: no check measured one of the splits.
+        """
+        found: npt.NDArray[np.float64] = self.metrics[:, [self.splits[s] for s in splits], 0]
+        return found
+
+    def at(self, position: int, split: str) -> SplitMetrics | None:
+        """What the check at a position measured on a split; None if it did not."""
+        column = self.splits.get(split)
+        if column is None or not self.counts[position, column]:
+            return None
+        count = int(self.counts[position, column])
+        return _split_metrics(self.metrics[position, column].tolist(), count)
+
+    def lines(self) -> list[CheckLine]:
+        """The checks as `checks.jsonl` has them."""
+        return [self._line(position) for position in range(len(self))]
+
+    def _line(self, position: int) -> CheckLine:
+        counts = self.counts[position].tolist()
+        metrics = self.metrics[position].tolist()
+        train = map(_or_none, self.train[position].tolist())
+        line: CheckLine = {
+            "step": int(self.steps[position]),
+            "seconds": float(self.seconds[position]),
+            "train": dict(zip(self.train_names, train, strict=True)),
+            "splits": {
+                name: _split_metrics(values, count)
+                for name, values, count in zip(self.splits, metrics, counts, strict=True)
+                if count
+            },
+        }
+        values = [*line["train"].values()]
+        for split in line["splits"].values():
+            values += [split["accuracy"], split["nll"], split["brier"], split["ece"]]
+        if None in values:
+            line["diverged"] = True
+        return line
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _split_metrics(values: Sequence[float], count: int) -> SplitMetrics:
+    accuracy, nll, brier, ece = map(_or_none, values)
+    return {"accuracy": accuracy, "nll": nll, "brier": brier, "ece": ece, "n": count}
+
+
+def columns(lines: Sequence[CheckLine]) -> Checks:
+    """Turn the checks of one run into columns.
 
     Raises:
-        RecordError: a path is no folder.
+        RecordError: the names of training values differ between checks.
     """
-    runs, skipped = [], []
-    for folder in find_runs(paths):
-        try:
-            runs.append(read_run(folder))
-        except (RecordError, OSError) as error:
-            # The list of skipped runs names the folder: no paths of a machine in a published file.
-            skipped.append(Skipped(folder, str(error).replace(f"{folder}{os.sep}", "")))
-    kept, duplicates = _drop_duplicates(runs)
-    return kept, skipped + duplicates
-
-
-def run_frame(
-    runs: Iterable[Run], rule: SelectionRule | None = None
-) -> tuple[pd.DataFrame, list[Skipped]]:
-    """Build the flat table of `runs`.
-
-    A run that has no number (unfinished, diverged, or its rule is unavailable) is in the list of
-    skipped runs and keeps its rows, with metrics missing: tables must know that a trial was tried.
-
-    Args:
-        runs: Runs with different run ids, in any order.
-        rule: The selection rule for all runs; None for each run's own.
-
-    Returns:
-        The table with the columns `COLUMNS`, sorted; and the runs without numbers.
-
-    Raises:
-        RecordError: the runs are of different benchmark versions, or the rule is leave_one_out.
-    """
-    if rule == "leave_one_out":
-        raise RecordError(
-            "leave_one_out needs runs that hold out one more environment each, and no table reads "
-            f"those together yet: choose one of {', '.join(WITHIN_RUN)}"
-        )
-    runs = sorted(runs, key=lambda run: run.run["run_id"])
-    _refuse_mixed_versions(runs)
-    rows: list[dict[str, Any]] = []
-    skipped = []
-    for run in runs:
-        try:
-            rows += _rows(run, rule, _choose(run, rule))
-        except RecordError as error:
-            rows += _rows(run, rule, None)
-            skipped.append(Skipped(run.folder, str(error)))
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    order = ["dataset", "protocol", "algorithm", "run_id", "environment_index"]
-    return frame.sort_values(order, ignore_index=True), skipped
-
-
-def _drop_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Skipped]]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.run["run_id"], []).append(run)
-    kept, skipped = [], []
-    for _, group in sorted(groups.items()):
-        candidates = [run for run in group if run.done is not None] or group
-        first = candidates[0]
-        differ = len({canonical_json(_numbers(run)) for run in candidates}) > 1
-        if not differ:
-            kept.append(first)
-        reason = (
-            "has the run id of other folders here but other numbers: keep one of them"
-            if differ
-            else "repeats a run that is already here"
-        )
-        skipped += [Skipped(run.folder, reason) for run in group if differ or run is not first]
-    return kept, skipped
-
-
-def _numbers(run: Run) -> list[Any]:
-    return [run.state, *([check["step"], check["splits"]] for check in run.checks)]
-
-
-def _refuse_mixed_versions(runs: Sequence[Run]) -> None:
-    versions = sorted({run.run["benchmark_version"] for run in runs})
-    if len(versions) > 1:
-        raise RecordError(
-            f"runs of the benchmark versions {' and '.join(versions)} cannot stand in one table, "
-            "because a version changes with the numbers: build one leaderboard for each"
-        )
-
-
-def _choose(run: Run, rule: SelectionRule | None) -> _Choice:
-    """Select a check, and refuse a run that has no number to show."""
-    if run.state == "diverged":
-        raise RecordError("diverged: counts as a missing trial")
-    if run.state != "finished":
-        raise RecordError(f"{run.state}: resume it")
-    settings = run.run["settings"]
-    step = select(
-        rule or settings["selection"], run.checks, settings["train_env"], settings["test_env"]
+    names = dict.fromkeys(split for line in lines for split in line["splits"])
+    splits = _positions(tuple(names))
+    train_names = tuple(lines[0]["train"]) if lines else ()
+    if any(set(line["train"]) != set(train_names) for line in lines):
+        raise RecordError("checks.jsonl: the names of training values differ between checks")
+    metrics = np.full((len(lines), len(splits), len(METRICS)), np.nan)
+    counts = np.zeros((len(lines), len(splits)), dtype=np.int64)
+    for row, line in enumerate(lines):
+        for split, found in line["splits"].items():
+            column = splits[split]
+            metrics[row, column] = [found["accuracy"], found["nll"], found["brier"], found["ece"]]
+            counts[row, column] = found["n"]
+    train = [[line["train"][name] for name in train_names] for line in lines]
+    return Checks(
+        steps=np.array([line["step"] for line in lines], dtype=np.int64),
+        seconds=np.array([line["seconds"] for line in lines], dtype=np.float64),
+        splits=splits,
+        metrics=metrics,
+        counts=counts,
+        train_names=train_names,
+        train=np.array(train, dtype=np.float64).reshape(len(lines), len(train_names)),
     )
-    check = next(check for check in run.checks if check["step"] == step)
-    for name in settings["test_env"]:
-        if f"{name}/main" not in check["splits"]:
-            raise RecordError(f"the selected check at step {step} has no '{name}/main'")
-        if check["splits"][f"{name}/main"]["accuracy"] is None:
-            raise RecordError(f"the selected check at step {step} is not finite on '{name}/main'")
-    return _Choice(step, cast(Mapping[str, Mapping[str, float | None]], check["splits"]))
 
 
-def _rows(run: Run, rule: SelectionRule | None, choice: _Choice | None) -> list[dict[str, Any]]:
+@functools.lru_cache(maxsize=10_000)
+def _positions(splits: tuple[str, ...]) -> Mapping[str, int]:
+    """The column of each split, one object for all runs that measure the same ones."""
+    return {split: column for column, split in enumerate(splits)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One run.
+
+    Attributes:
+        place: Where it was, without folders of the machine: `<dataset>/<algorithm>/<run_id>`.
+        origin: What made it.
+        run_id: Its identity.
+        benchmark_version: Of the suite that made it; `DomainBed` for its sweeps.
+        dataset: Name of the data set.
+        data: What the data set was, canonical JSON: `settings.data` without its name and without
+            how batches are drawn.
+        source: Where its samples came from (`settings.data.source`), "" if there is one only.
+        protocol: Name of the protocol.
+        backbone: The network's backbone and, if it has any, its pre-trained weights.
+        task: `generalization`, or `adaptation` if the run saw unlabelled samples of its test
+            environments.
+        algorithm: Name of the algorithm.
+        fixed: What runs must share to be averaged, canonical JSON: all settings but seeds of the
+            trial and the test environments.
+        searched: The same without what a draw of hyper-parameters decides.
+        draw: The draw of hyper-parameters; 0 has the defaults.
+        trial: The repetition.
+        environments: Names of all environments, by index.
+        test: Names of the test environments, in the order of their indices.
+        train: Names of the training environments.
+        rule: The selection rule that its protocol reports.
+        state: What became of it.
+        checks: Its checks.
+        total_seconds: Wall time, None if it has not ended.
+        sha256: Of its files.
+        run_text: The content of `run.json`, JSON.
+        done_text: The content of `done.json`, JSON; None if the run has not ended.
+    """
+
+    place: str
+    origin: Origin
+    run_id: str
+    benchmark_version: str
+    dataset: str
+    data: str
+    source: str
+    protocol: str
+    backbone: str
+    task: str
+    algorithm: str
+    fixed: str
+    searched: str
+    draw: int
+    trial: Trial
+    environments: tuple[str, ...]
+    test: tuple[str, ...]
+    train: tuple[str, ...]
+    rule: SelectionRule
+    state: State
+    checks: Checks
+    total_seconds: float | None
+    sha256: str
+    run_text: str
+    done_text: str | None
+
+    @property
+    def run(self) -> RunJson:
+        """The content of `run.json`; of a DomainBed sweep what its records tell of it."""
+        content: RunJson = json.loads(self.run_text)
+        return content
+
+
+def from_run(run: Run) -> Record:
+    """Read a run folder's content as a record.
+
+    Raises:
+        RecordError: its checks contradict each other.
+    """
     settings = run.run["settings"]
-    common = {
-        "dataset": settings["data"]["name"],
-        "protocol": settings["protocol"],
-        "algorithm": settings["algo"]["name"],
-        "data_options": canonical_json({k: v for k, v in settings["data"].items() if k != "name"}),
-        "settings": canonical_json(_shared_settings(run)),
-        "hparams_sha256": _sha256(canonical_json(settings["algo"])),
-        "trial_seed": settings["trial_seed"],
-        "data_seed": settings["data_seed"],
-        "rule": rule or settings["selection"],
-        "state": run.state,
-        "step": None if choice is None else choice.step,
-        "run_id": run.run["run_id"],
-        "benchmark_version": run.run["benchmark_version"],
-        "record_sha256": _sha256(canonical_json([run.run, run.checks, run.done])),
-    }
-    tested = [e for e in run.run["environments"] if e["role"] == "test"]
-    return [common | _environment_columns(e, tested, choice) for e in tested]
+    place = "/".join(run.folder.parts[-3:])
+    checks = columns(run.checks)
+    files = canonical_json([run.run, checks.lines(), run.done])
+    return record(
+        run.run,
+        checks,
+        place=place,
+        origin="dgbench",
+        state=run.state,
+        rule=settings["selection"],
+        seconds=None if run.done is None else run.done["seconds"],
+        sha256=hashlib.sha256(files.encode()).hexdigest(),
+        done_text=None if run.done is None else canonical_json(run.done),
+    )
 
 
-def _environment_columns(
-    environment: EnvironmentRecord, tested: Sequence[EnvironmentRecord], choice: _Choice | None
+def record(
+    run: RunJson,
+    checks: Checks,
+    *,
+    place: str,
+    origin: Origin,
+    state: State,
+    rule: SelectionRule,
+    seconds: float | None,
+    sha256: str,
+    done_text: str | None,
+) -> Record:
+    """Read what tables need out of the settings of a run."""
+    settings = run["settings"]
+    by_index = sorted(run["environments"], key=lambda environment: environment["index"])
+    test = tuple(e["name"] for e in by_index if e["role"] == "test")
+    fixed = _shared_settings(settings, test, [e["name"] for e in by_index if e["role"] != "test"])
+    data = {k: v for k, v in settings["data"].items() if k != "name" and k not in _BATCHES}
+    network = settings["network"]
+    return Record(
+        place=place,
+        origin=origin,
+        run_id=run["run_id"],
+        benchmark_version=_shared(run["benchmark_version"]),
+        dataset=_shared(settings["data"]["name"]),
+        data=_shared(canonical_json(data)),
+        source=_shared(str(data.get("source", ""))),
+        protocol=_shared(settings["protocol"]),
+        backbone=_shared(_backbone(network)),
+        task=_shared(str(settings["data"].get("task", "generalization"))),
+        algorithm=_shared(settings["algo"]["name"]),
+        fixed=_shared(canonical_json(fixed)),
+        searched=_shared(canonical_json(_without_draws(fixed))),
+        draw=settings["hparams_seed"],
+        trial=Trial(settings["trial_seed"], settings["data_seed"]),
+        environments=_shared(tuple(e["name"] for e in by_index)),
+        test=_shared(test),
+        train=_shared(tuple(settings["train_env"])),
+        rule=rule,
+        state=state,
+        checks=checks,
+        total_seconds=seconds,
+        sha256=sha256,
+        run_text=canonical_json(run),
+        done_text=done_text,
+    )
+
+
+@functools.lru_cache(maxsize=100_000)
+def _shared(value: Any) -> Any:
+    """One object for all equal ones: thousands of runs share their settings."""
+    return value
+
+
+def _backbone(network: Mapping[str, Any]) -> str:
+    """The backbone, and the weights it starts from: both are part of a table's key."""
+    name, weights = network.get("backbone", ""), network.get("weights")
+    return str(name) if weights in (None, "none", "") else f"{name}, {weights}"
+
+
+def _shared_settings(
+    settings: Mapping[str, Any], tested: Sequence[str], others: Sequence[str]
 ) -> dict[str, Any]:
-    name = environment["name"]
-    metrics = {} if choice is None else choice.splits[f"{name}/main"]
-    return {
-        "environment": name,
-        "environment_index": environment["index"],
-        "held_out_with": canonical_json([e["name"] for e in tested if e is not environment]),
-        **{metric: metrics.get(metric) for metric in ("accuracy", "nll", "ece")},
-    }
-
-
-def _shared_settings(run: Run) -> dict[str, Any]:
     """What runs must share to be averaged: all settings but the seeds of a trial and its test_env.
 
     The training environments follow from the test environments as long as they are all others. Any
     other choice, of members or of order, is a setting of its own and stays.
     """
-    settings = dict(run.run["settings"])
-    environments = sorted(run.run["environments"], key=lambda e: e["index"])
-    tested = [e["name"] for e in environments if e["role"] == "test"]
-    others = [e["name"] for e in environments if e["role"] != "test"]
-    implied = {"test_env": tested, "train_env": others}
-    free = {"trial_seed", "data_seed", *(k for k, names in implied.items() if settings[k] == names)}
+    implied = {"test_env": list(tested), "train_env": list(others)}
+    free = {*_SEEDS, *(key for key, names in implied.items() if settings[key] == names)}
     return {key: value for key, value in settings.items() if key not in free}
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _without_draws(fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what a draw decides: hyper-parameters, batches and sizes of the network."""
+    kept = {key: value for key, value in fixed.items() if key != "hparams_seed"}
+    kept["algo"] = {"name": fixed["algo"]["name"]}
+    kept["data"] = {k: v for k, v in fixed["data"].items() if k not in _BATCHES}
+    kept["network"] = {k: v for k, v in fixed["network"].items() if k in ("backbone", "weights")}
+    return kept
+
+
+def without_duplicates(records: Iterable[Record]) -> tuple[list[Record], list[LeftOut]]:
+    """Keep one of the records with one run id and equal numbers; where they differ keep none.
+
+    A record cannot tell which of two different ones is right. A finished one counts before others.
+
+    Returns:
+        Records sorted by run id, and what was left out.
+    """
+    groups: dict[str, list[Record]] = {}
+    for each in records:
+        groups.setdefault(each.run_id, []).append(each)
+    kept, left_out = [], []
+    for _, group in sorted(groups.items()):
+        group.sort(key=lambda each: each.place)
+        candidates = [each for each in group if each.done_text is not None] or group
+        first = candidates[0]
+        differ = any(_numbers(each) != _numbers(first) for each in candidates[1:])
+        if not differ:
+            kept.append(first)
+        reason = (
+            "has the run id of other records here but other numbers: keep one of them"
+            if differ
+            else "repeats a run that is already here"
+        )
+        left_out += [
+            LeftOut(each.place, "duplicate", reason)
+            for each in group
+            if differ or each is not first
+        ]
+    return kept, left_out
+
+
+def _numbers(each: Record) -> list[Any]:
+    return [each.state, *([line["step"], line["splits"]] for line in each.checks.lines())]

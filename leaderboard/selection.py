@@ -1,4 +1,4 @@
-"""Which check of a run counts.
+"""Which check of which run counts.
 
 Every rule chooses through a view: a reduced copy that holds only what the rule may see. The view of
 `train_val` has the holdout accuracy of the training environments and nothing else, so no rule can
@@ -7,22 +7,46 @@ peek at the held-out environments by mistake.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from leaderboard.errors import RecordError
+from leaderboard.frame import Checks, Record, columns
 from leaderboard.records import CheckLine, SelectionRule
 
 WITHIN_RUN: tuple[SelectionRule, ...] = ("train_val", "oracle", "last")
+RULES: tuple[SelectionRule, ...] = ("train_val", "leave_one_out", "oracle", "last")
 
 
 class UnavailableError(RecordError):
     """A selection rule cannot choose among these checks; the message says why."""
 
 
-class _View(NamedTuple):
-    step: int
-    accuracies: tuple[float | None, ...]  # holdout of the training environments; () if not allowed
+class View(NamedTuple):
+    """What a rule sees of one run.
+
+    Attributes:
+        steps: `(C,)` int64, ascending: the checks to choose from.
+        accuracies: `(C, k)` float64, the columns that the rule may see; NaN if not finite.
+    """
+
+    steps: npt.NDArray[np.int64]
+    accuracies: npt.NDArray[np.float64]
+
+
+class Choice(NamedTuple):
+    """One check of one run.
+
+    Attributes:
+        record: The run.
+        position: Of the check among the run's checks.
+    """
+
+    record: Record
+    position: int
 
 
 def select(
@@ -52,16 +76,16 @@ def select(
         raise RecordError(f"{both} are trained on and held out: an environment has one role")
     if not train_names:
         raise RecordError("no training environments: name at least one")
-    if not checks:
-        raise UnavailableError("the run has no checks, so there is none to select: resume it")
     if rule == "leave_one_out":
         raise UnavailableError(
             "leave_one_out compares runs that hold out one more training environment each, so one "
             f"run cannot answer it: choose one of {', '.join(WITHIN_RUN)}"
         )
+    run = columns(checks)
+    _refuse_empty(run)
     if rule == "train_val":
-        return _best(_training_view(checks, train_names))
-    return _step_view(checks)[-1].step
+        return int(run.steps[_best(training_view(run, train_names))[1]])
+    return int(run.steps[-1])
 
 
 def selected_steps(
@@ -81,37 +105,121 @@ def selected_steps(
     return steps
 
 
-def _step_view(checks: Sequence[CheckLine]) -> list[_View]:
-    return [_View(check["step"], ()) for check in checks]
+def choose(
+    rule: SelectionRule,
+    draws: Sequence[Record],
+    pairs: Mapping[int, Mapping[frozenset[str], Record]],
+) -> Choice:
+    """Choose among the draws of hyper-parameters of one trial, and among the checks of each.
+
+    `train_val` takes the highest mean holdout accuracy of the training environments over all draws
+    and checks. `leave_one_out` takes the highest mean accuracy on a training environment of the
+    runs that hold it out too, over all draws and those checks that all of these runs have. `oracle`
+    takes the draw with the highest holdout accuracy of the test environments at the last check, and
+    `last` the last check of the one draw there is. Of equal ones the first counts.
+
+    Args:
+        rule: The selection rule.
+        draws: The finished runs of one trial, equal in all but the draw, ascending by draw; one at
+            least.
+        pairs: By draw, then by names of the held-out environments, the runs of the same trial that
+            hold out one more environment; only `leave_one_out` reads them.
+
+    Raises:
+        UnavailableError: the rule needs what these runs do not have.
+    """
+    for record in draws:
+        _refuse_empty(record.checks)
+    if rule == "last":
+        if len(draws) > 1:
+            raise UnavailableError(
+                f"last compares fixed settings, and there are {len(draws)} draws: choose train_val"
+            )
+        return Choice(draws[0], len(draws[0].checks) - 1)
+    if rule == "oracle" and len(draws) == 1:
+        return Choice(draws[0], len(draws[0].checks) - 1)
+    views = [_view(rule, record, pairs.get(record.draw, {})) for record in draws]
+    scored = [_best_or_nothing(view) for view in views]
+    best = max(range(len(draws)), key=lambda draw: (scored[draw][0], -draw))
+    score, position = scored[best]
+    if score == -np.inf:
+        _best(views[best])
+    step = views[best].steps[position]
+    return Choice(draws[best], int(np.searchsorted(draws[best].checks.steps, step)))
 
 
-def _training_view(checks: Sequence[CheckLine], train_names: Sequence[str]) -> list[_View]:
-    return [
-        _View(check["step"], tuple(_holdout_accuracy(check, name) for name in train_names))
-        for check in checks
+def training_view(checks: Checks, train_names: Sequence[str]) -> View:
+    """Show the holdout accuracy of the training environments, and nothing else.
+
+    Raises:
+        UnavailableError: a check has not measured one of them.
+    """
+    splits = [f"{name}/holdout" for name in train_names]
+    for split in splits:
+        if split not in checks.splits or not checks.counts[:, checks.splits[split]].all():
+            raise UnavailableError(
+                "train_val needs the holdout accuracy of every training environment, but a check "
+                f"has no '{split}': choose the rule 'last', or a protocol with a holdout"
+            )
+    return View(checks.steps, checks.accuracies(splits))
+
+
+def left_out_view(record: Record, pairs: Mapping[frozenset[str], Record]) -> View:
+    """Show the accuracy on each training environment of the run that holds it out as well.
+
+    Raises:
+        UnavailableError: such a run is missing.
+    """
+    found = {name: pairs.get(frozenset({*record.test, name})) for name in record.train}
+    missing = [name for name, pair in found.items() if pair is None]
+    if missing:
+        raise UnavailableError(
+            f"leave_one_out needs runs that hold out one of {missing} beside {list(record.test)}"
+        )
+    held_out = {name: pair.checks for name, pair in found.items() if pair is not None}
+    steps = record.checks.steps
+    for checks in held_out.values():
+        steps = np.intersect1d(steps, checks.steps)
+    columns = [
+        checks.accuracies([f"{name}/main"])[np.searchsorted(checks.steps, steps), 0]
+        for name, checks in held_out.items()
     ]
+    return View(steps, np.stack(columns, axis=1))
 
 
-def _holdout_accuracy(check: CheckLine, name: str) -> float | None:
-    metrics = check["splits"].get(f"{name}/holdout")
-    if metrics is None:
+def _view(rule: SelectionRule, record: Record, pairs: Mapping[frozenset[str], Record]) -> View:
+    if rule == "train_val":
+        return training_view(record.checks, record.train)
+    if rule == "leave_one_out":
+        return left_out_view(record, pairs)
+    splits = [f"{name}/holdout" for name in record.test]
+    if any(split not in record.checks.splits for split in splits):
         raise UnavailableError(
-            f"train_val needs the holdout accuracy of every training environment, but the check at "
-            f"step {check['step']} has no '{name}/holdout': choose the rule 'last', or a protocol "
-            "with a holdout"
+            f"oracle chooses between draws by {', '.join(splits)}, which was not measured"
         )
-    return metrics["accuracy"]
+    return View(record.checks.steps[-1:], record.checks.accuracies(splits)[-1:])
 
 
-def _best(view: Sequence[_View]) -> int:
-    finite = {
-        check.step: sum(values) / len(values)
-        for check in view
-        if len(values := [a for a in check.accuracies if a is not None]) == len(check.accuracies)
-    }
-    if not finite:
+def _refuse_empty(checks: Checks) -> None:
+    if not len(checks):
+        raise UnavailableError("the run has no checks, so there is none to select: resume it")
+
+
+def _best(view: View) -> tuple[float, int]:
+    score, position = _best_or_nothing(view)
+    if score == -np.inf:
         raise UnavailableError(
-            "train_val found no check whose accuracies are all finite: the run diverged before its "
-            "first check"
+            "found no check whose accuracies are all finite: the run diverged before its first "
+            "check"
         )
-    return max(finite, key=finite.__getitem__)
+    return score, position
+
+
+def _best_or_nothing(view: View) -> tuple[float, int]:
+    """The highest mean and the first position that has it; minus infinity if none is finite."""
+    if not len(view.steps):
+        return -np.inf, 0
+    means = view.accuracies.mean(axis=1)
+    means[np.isnan(means)] = -np.inf
+    position = int(means.argmax())
+    return float(means[position]), position

@@ -1,34 +1,97 @@
-"""Mean and standard error over trials."""
+"""Means, intervals, differences, ties and ranks.
+
+The unit is a trial. Sums are exact (`math.fsum`), so no order of trials can change a result.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import TypeVar
 
 from leaderboard.errors import RecordError
+
+LEVEL = 0.05
+"""Probability of an error that intervals, ties and tests allow."""
+
+MINIMUM_TRIALS = 3
+"""Trials below which nothing is called different or tied."""
+
+MINIMUM_DATA_SETS = 5
+"""Data sets below which ranks are not tested: environments of one are no independent blocks."""
+
+Interval = tuple[float, float]
+Key = TypeVar("Key")
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of n trials and its standard error.
+    """Mean of n trials, its standard error and its interval.
 
     Attributes:
         mean: Arithmetic mean.
         standard_error: Sample standard deviation (ddof=1) divided by sqrt(n); None for n = 1, which
             says nothing about the spread.
         n: Number of trials, 1 or more.
+        interval: Ends of the 95 % interval by Student's t with n - 1 degrees of freedom; None for
+            n = 1.
     """
 
     mean: float
     standard_error: float | None
     n: int
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference between two algorithms, ours minus theirs.
+
+    Attributes:
+        mean: The difference.
+        standard_error: Of the difference; None with fewer than two trials.
+        n: Trials it is made of: pairs if paired, the smaller of the two numbers otherwise.
+        interval: Ends of its 95 % interval; None with fewer than two trials.
+        p_value: Of the two-sided t-test that there is no difference; None below three trials.
+        paired: Whether trials were paired (t-test of differences), or both sides have trials of
+            their own (Welch's t-test).
+    """
+
+    mean: float
+    standard_error: float | None
+    n: int
+    interval: Interval | None
+    p_value: float | None
+    paired: bool
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """Friedman's test of equal ranks, in the form of Iman and Davenport.
+
+    Attributes:
+        chi_square: Friedman's statistic, corrected for ties.
+        statistic: Iman and Davenport's F; infinite where all data sets agree.
+        p_value: Of F, with k - 1 and (k - 1)(N - 1) degrees of freedom.
+        critical_difference: Nemenyi's: mean ranks closer than this are not distinguishable at 5 %.
+    """
+
+    chi_square: float
+    statistic: float
+    p_value: float
+    critical_difference: float
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Arithmetic mean, the same for any order of the values; there is at least one."""
+    return math.fsum(values) / len(values)
 
 
 def summarize(values: Sequence[float]) -> Summary:
     """Summarize one number a trial.
-
-    The sums are exact (`math.fsum`), so the order of the trials cannot change the result.
 
     Raises:
         RecordError: there is no value, or one is not finite.
@@ -36,10 +99,220 @@ def summarize(values: Sequence[float]) -> Summary:
     n = len(values)
     if n == 0:
         raise RecordError("no values to summarize: a cell without trials stays empty")
-    if not all(math.isfinite(value) for value in values):
+    if not all(map(math.isfinite, values)):
         raise RecordError(f"{list(values)} are not all finite: leave diverged trials out")
-    mean = math.fsum(values) / n
+    mean = mean_of(values)
     if n == 1:
-        return Summary(mean, None, 1)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return Summary(mean, math.sqrt(variance / n), n)
+        return Summary(mean, None, 1, None)
+    error = math.sqrt(_variance(values) / n)
+    return Summary(mean, error, n, t_interval(mean, error, n - 1))
+
+
+def t_interval(mean: float, standard_error: float, degrees_of_freedom: float) -> Interval:
+    """Ends of the 95 % interval of Student's t around a mean."""
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(degrees_of_freedom, 1 - LEVEL / 2)) * standard_error
+    return mean - half, mean + half
+
+
+def difference(
+    ours: Mapping[Key, float], theirs: Mapping[Key, float], *, paired: bool
+) -> Difference | None:
+    """Compare two algorithms by their trials.
+
+    Paired trials saw the same data, so that what the data contributed cancels; trials that only one
+    of the two has are left out then.
+
+    Args:
+        ours: One number a trial.
+        theirs: One number a trial.
+        paired: Whether equal keys are the same trial.
+
+    Returns:
+        The difference, or None where no trial can be compared.
+    """
+    if paired:
+        pairs = [ours[key] - theirs[key] for key in ours if key in theirs]
+        return _one_sample(pairs) if pairs else None
+    if not ours or not theirs:
+        return None
+    return _welch(list(ours.values()), list(theirs.values()))
+
+
+def _one_sample(values: Sequence[float]) -> Difference:
+    n, mean = len(values), mean_of(values)
+    if n == 1:
+        return Difference(mean, None, 1, None, None, paired=True)
+    error = math.sqrt(_variance(values) / n)
+    return _tested(mean, error, n - 1, n, paired=True)
+
+
+def _welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Welch's test, with the degrees of freedom of Welch and Satterthwaite."""
+    n, mean = min(len(ours), len(theirs)), mean_of(ours) - mean_of(theirs)
+    if n == 1:
+        return Difference(mean, None, 1, None, None, paired=False)
+    squares = [_variance(values) / len(values) for values in (ours, theirs)]
+    error = math.sqrt(sum(squares))
+    parts = [s**2 / (len(v) - 1) for s, v in zip(squares, (ours, theirs), strict=True)]
+    freedom = sum(squares) ** 2 / sum(parts) if any(parts) else float(len(ours) + len(theirs) - 2)
+    return _tested(mean, error, freedom, n, paired=False)
+
+
+def _tested(mean: float, error: float, freedom: float, n: int, *, paired: bool) -> Difference:
+    from scipy.special import stdtr
+
+    p_value: float | None = None
+    if n >= MINIMUM_TRIALS:
+        if error == 0:
+            p_value = 1.0 if mean == 0 else 0.0
+        else:
+            p_value = float(2 * stdtr(freedom, -abs(mean) / error))
+    return Difference(mean, error, n, t_interval(mean, error, freedom), p_value, paired)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = mean_of(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm, 1979, Scand. J. Statist. 6): step down.
+
+    Rejecting what is adjusted to at most 5 % errs in any of them with at most that probability.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for position, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def ties_with_best(
+    trials: Mapping[Name, Mapping[Key, float]], *, paired: bool
+) -> dict[Name, bool] | None:
+    """Tell which algorithms the best one cannot be distinguished from.
+
+    The best is the one of the highest mean. Each other is compared with it by a t-test, and the
+    p-values are adjusted by Holm's method.
+
+    Args:
+        trials: For each algorithm one number a trial.
+        paired: Whether equal keys are the same trial.
+
+    Returns:
+        For each algorithm whether it is the best or tied with it; None without a verdict, where one
+        of them has fewer than three trials to compare, or there is only one.
+    """
+    if len(trials) < 2:
+        return None
+    # Of equal means the first: both are tied then, whichever is called the best.
+    best = max(trials, key=lambda name: mean_of(list(trials[name].values())))
+    others = [name for name in trials if name != best]
+    compared = [difference(trials[name], trials[best], paired=paired) for name in others]
+    p_values = [None if each is None else each.p_value for each in compared]
+    known = [p for p in p_values if p is not None]
+    if len(known) < len(others):
+        return None
+    tied = {name: p > LEVEL for name, p in zip(others, holm(known), strict=True)}
+    return {name: name == best or tied[name] for name in trials}
+
+
+def average_ranks(scores: Sequence[Sequence[float]]) -> list[float]:
+    """Mean rank of each algorithm over data sets; 1 is the best, equal scores share their ranks.
+
+    Args:
+        scores: `(N, k)`, one row a data set and one column an algorithm; higher is better.
+    """
+    ranks = [_ranks(row) for row in scores]
+    return [mean_of(column) for column in zip(*ranks, strict=True)]
+
+
+def _ranks(row: Sequence[float]) -> list[float]:
+    return [
+        (1 + sum(other > score for other in row) + sum(other >= score for other in row)) / 2
+        for score in row
+    ]
+
+
+def friedman(scores: Sequence[Sequence[float]]) -> Friedman | None:
+    """Test whether algorithms differ over data sets (Demšar, 2006, JMLR 7, section 3.2.2).
+
+    Friedman's statistic (corrected for ties, as scipy's) in the form of Iman and Davenport, and
+    Nemenyi's critical difference.
+
+    Args:
+        scores: `(N, k)`, one row a data set and one column an algorithm; higher is better.
+
+    Returns:
+        The test, or None with fewer than five data sets or two algorithms: with so few almost
+        nothing can be found to differ.
+    """
+    n, k = len(scores), len(scores[0]) if scores else 0
+    if n < MINIMUM_DATA_SETS or k < 2:
+        return None
+    from scipy.special import fdtrc
+
+    squares = math.fsum((rank - (k + 1) / 2) ** 2 for rank in average_ranks(scores))
+    # The sum of squares of all ranks around their mean, which ties make smaller.
+    spread = math.fsum((rank - (k + 1) / 2) ** 2 for row in scores for rank in _ranks(row))
+    chi_square = n * n * (k - 1) * squares / spread if spread else 0.0
+    rest = n * (k - 1) - chi_square
+    statistic = (n - 1) * chi_square / rest if rest > 0 else math.inf
+    p_value = float(fdtrc(k - 1, (k - 1) * (n - 1), statistic))
+    return Friedman(chi_square, statistic, p_value, critical_difference(k, n))
+
+
+def critical_difference(algorithms: int, data_sets: int) -> float:
+    """Nemenyi's critical difference of mean ranks at 5 % (Demšar, 2006, JMLR 7, table 5)."""
+    # Half a second and a third of the memory of all else that is imported: only where it is used.
+    from scipy.stats import studentized_range
+
+    quantile = float(studentized_range.ppf(1 - LEVEL, algorithms, math.inf)) / math.sqrt(2)
+    return quantile * math.sqrt(algorithms * (algorithms + 1) / (6 * data_sets))
+
+
+def groups_not_different(ranks: Sequence[float], critical: float) -> list[tuple[int, ...]]:
+    """The bars of a critical-difference diagram: largest groups of neighbours that do not differ.
+
+    Args:
+        ranks: Mean ranks.
+        critical: The critical difference.
+
+    Returns:
+        Positions in `ranks`, ascending by rank, of each group of two or more.
+    """
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    groups: list[tuple[int, ...]] = []
+    for start, end in combinations(range(len(order)), 2):
+        if ranks[order[end]] - ranks[order[start]] < critical:
+            group = tuple(order[start : end + 1])
+            groups = [g for g in groups if not set(g) < set(group)]
+            if not any(set(group) <= set(g) for g in groups):
+                groups.append(group)
+    return groups
+
+
+def mean_of_means(summaries: Sequence[Summary]) -> Summary | None:
+    """The mean over data sets of an algorithm, with trials independent between them.
+
+    Data sets are fixed: the error says how the mean would move if all trials were run anew, not
+    what another data set would show. Its degrees of freedom are Welch and Satterthwaite's.
+
+    Returns:
+        The mean; `n` is the least number of trials. None without summaries.
+    """
+    if not summaries:
+        return None
+    count = len(summaries)
+    mean, n = mean_of([each.mean for each in summaries]), min(each.n for each in summaries)
+    errors = [each.standard_error for each in summaries if each.standard_error is not None]
+    if len(errors) < count:
+        return Summary(mean, None, n, None)
+    squares = [(error / count) ** 2 for error in errors]
+    error = math.sqrt(math.fsum(squares))
+    parts = [s**2 / (each.n - 1) for s, each in zip(squares, summaries, strict=True)]
+    freedom = math.fsum(squares) ** 2 / math.fsum(parts) if any(parts) else float(n - 1)
+    return Summary(mean, error, n, t_interval(mean, error, freedom))

@@ -1,73 +1,33 @@
-"""Markdown tables of a flat frame of runs."""
+"""Markdown tables of a board."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
 
-import pandas as pd
-
-from leaderboard.errors import RecordError
-from leaderboard.frame import Skipped
-from leaderboard.records import SelectionRule, canonical_json
-from leaderboard.statistics import summarize
-
-Row = Mapping[Hashable, Any]  # one row of the frame
-Column = tuple[int, str, str]  # index and name of a test environment, names held out with it
-Trial = tuple[int, int]  # trial seed, data seed
-Key = TypeVar("Key", bound=Any)
+from leaderboard.board import Board, Cell, Column, Row, Section
+from leaderboard.frame import LeftOut
+from leaderboard.statistics import LEVEL, Difference
 
 LEGEND = (
-    "Accuracy in % on the main split of the test environment: mean ± standard error over trials "
-    "(number of trials). The average is taken over the environments inside each trial first."
+    "Accuracy in % on the main split of the test environment: mean ± standard error (ddof 1) over "
+    "trials (number of trials). Average and worst are taken over environments inside each trial "
+    "first. Bold: the best, and what a t-test over trials cannot tell from it "
+    f"({100 * LEVEL:.0f} %, Holm). Minus ERM: mean difference over trials [95 % interval]."
 )
-DAGGER_LEGEND = (
-    "† Some of the row's trials have no number here (not run, unfinished or diverged), so the row "
-    "has no average."
+INCOMPLETE_LEGEND = (
+    "† has fewer trials than the row (not run, unfinished or diverged), so there is no mean."
 )
 
 
-def markdown_table(frame: pd.DataFrame, rule: SelectionRule) -> str:
-    """Write the tables of one selection rule: one for each data set, protocol and held-out count.
-
-    Rows are algorithms, columns test environments. Runs of an algorithm whose settings differ in
-    more than the seeds of a trial and the test environments are separate rows, labelled by what
-    differs. A cell that lacks trials of its row has a dagger, and its row has no average.
-
-    Args:
-        frame: The table of `leaderboard.frame.run_frame`; rows of other rules are left out.
-        rule: The selection rule.
-
-    Returns:
-        Markdown that ends with a line feed, the same for any order of the frame's rows.
-
-    Raises:
-        RecordError: the frame has no row of this rule.
-    """
-    rows: Sequence[Row] = frame[frame["rule"] == rule].to_dict("records")
-    if not rows:
-        there = sorted(set(frame["rule"]))
-        raise RecordError(f"no run is selected by {rule!r} in this frame, which has {there}")
-    parts = [_header(rows, rule), LEGEND]
-    for (dataset, protocol, held_out), group in _grouped(rows, _table_key).items():
-        together = f", {held_out} environments held out together" if held_out > 1 else ""
-        parts.append(f"## {escape(f'{dataset}, {protocol}{together}, selected by {rule}')}")
-        parts.append(_table(group))
+def markdown(board: Board) -> str:
+    """Write a board as Markdown, the same bytes for the same records."""
+    parts = ["# Leaderboard", _header(board), LEGEND]
+    parts += [_section(section) for section in board.sections]
     if any("†" in part for part in parts):
-        parts.append(DAGGER_LEGEND)
-    return "\n\n".join(parts) + "\n"
-
-
-def skipped_list(skipped: Iterable[Skipped]) -> str:
-    """Write the list of skipped runs, sorted; folders as `<dataset>/<algorithm>/<run_id>`."""
-    lines = sorted(
-        f"- {escape('/'.join(path.parts[-3:]))}: {escape(reason)}" for path, reason in skipped
-    )
-    return "\n".join(["## Skipped runs", "", *(lines or ["None."])]) + "\n"
+        parts.append(INCOMPLETE_LEGEND)
+    return "\n\n".join([*parts, _left_out(board.left_out)]) + "\n"
 
 
 def escape(text: str) -> str:
@@ -75,112 +35,75 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", " ".join(text.split()))
 
 
-def _header(rows: Sequence[Row], rule: SelectionRule) -> str:
-    records = sorted({row["record_sha256"] for row in rows})
-    sha256 = hashlib.sha256("".join(records).encode()).hexdigest()
-    numbered = {row["record_sha256"] for row in rows if not math.isnan(row["accuracy"])}
+def title(section: Section) -> str:
+    """Name a table by all that its runs share."""
+    key = section.key
+    data = json.loads(key.data)
+    parts = [key.dataset, key.protocol]
+    if key.held_out > 1:
+        parts.append(f"{key.held_out} environments held out together")
+    parts += [key.backbone] * bool(key.backbone) + [key.source] * bool(key.source)
+    parts += [key.task] * (key.task != "generalization")
+    parts += [f"{name}={json.dumps(data[name])}" for name in data if name != "source"]
+    return ", ".join([*parts, f"selected by {key.rule}"])
+
+
+def _header(board: Board) -> str:
     return "\n".join(
         (
-            f"<!-- selection rule: {rule} -->",
-            f"<!-- runs: {len(records)}, of them with a number: {len(numbered)} -->",
-            f"<!-- benchmark version: {rows[0]['benchmark_version']} -->",
-            f"<!-- sha256 of the records: {sha256} -->",
+            f"<!-- benchmark version: {board.benchmark_version} -->",
+            f"<!-- runs: {len(board.runs)} -->",
+            f"<!-- sha256 of the records: {board.sha256} -->",
         )
     )
 
 
-def _table_key(row: Row) -> tuple[str, str, int]:
-    return row["dataset"], row["protocol"], 1 + len(json.loads(row["held_out_with"]))
+def _section(section: Section) -> str:
+    many = len(section.columns) > 1
+    titles = ["Algorithm", *(escape(column_title(column)) for column in section.columns)]
+    titles += ["Average", "Worst"] * many + ["Minus ERM"] + ["Rank"] * section.ranked
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+    lines += [_row(row, many=many, ranked=section.ranked) for row in section.rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([f"## {escape(title(section))}", *map(escape, section.notes), table])
 
 
-def _column_key(row: Row) -> Column:
-    return row["environment_index"], row["environment"], row["held_out_with"]
+def _row(row: Row, *, many: bool, ranked: bool) -> list[str]:
+    aggregates = [cell for cell in (row.average, row.worst) if cell is not None]
+    cells = [_cell(cell) for cell in (*row.cells, *aggregates)]
+    compared = row.average if many and row.average is not None else row.cells[0]
+    rank = ["—" if row.rank is None else f"{row.rank:g}"] if ranked else []
+    return [escape(row.label), *cells, _difference(compared.to_erm), *rank]
 
 
-def _row_key(row: Row) -> tuple[str, str]:
-    return row["algorithm"], row["settings"]
+def column_title(column: Column) -> str:
+    """Name a test environment, and those held out with it."""
+    if not column.held_out_with:
+        return column.name
+    return f"{column.name} (with {', '.join(column.held_out_with)})"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    columns = sorted({_column_key(row) for row in rows})
-    titles = ["Algorithm", *(escape(_title(column)) for column in columns)]
-    lines = [titles, ["---", *["---:"] * len(columns)]]
-    for label, group in _labelled(rows):
-        accuracies = _accuracies(group, columns)
-        trials = {(row["trial_seed"], row["data_seed"]) for row in group}
-        lines.append([escape(label), *(_cell(cell, trials) for cell in accuracies)])
-        if len(columns) > 1:
-            lines[-1].append(_average(accuracies, trials))
-    if len(columns) > 1:
-        lines[0].append("Average")
-        lines[1].append("---:")
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _cell(cell: Cell) -> str:
+    if cell.accuracy is None:
+        return f"{cell.n} of {cell.expected} †"
+    summary = cell.accuracy
+    error = "" if summary.standard_error is None else f" ± {100 * summary.standard_error:.1f}"
+    mean = f"{100 * summary.mean:.1f}"
+    return f"{f'**{mean}**' if cell.bold else mean}{error} ({summary.n})"
 
 
-def _title(column: Column) -> str:
-    _, name, held_out_with = column
-    others = json.loads(held_out_with)
-    return f"{name} (with {', '.join(others)})" if others else name
-
-
-def _labelled(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Group rows by algorithm and settings; a label names the settings that tell rows apart."""
-    groups = _grouped(rows, _row_key)
-    labelled = []
-    for (algorithm, settings), group in groups.items():
-        siblings = [_flat(json.loads(other)) for name, other in groups if name == algorithm]
-        own = _flat(json.loads(settings))
-        differing = [
-            f"{key}={own.get(key, 'unset')}"
-            for key in sorted(set().union(*siblings))
-            if len({sibling.get(key) for sibling in siblings}) > 1
-        ]
-        label = f"{algorithm} ({', '.join(differing)})" if differing else algorithm
-        labelled.append((label, group))
-    return labelled
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Turn nested settings into dotted keys with values as JSON."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = canonical_json(value)
-    return flat
-
-
-def _accuracies(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[Trial, float]]:
-    """For each column the accuracy in % of each trial that has one."""
-    cells: dict[Column, dict[Trial, float]] = {column: {} for column in columns}
-    for row in rows:
-        if not math.isnan(row["accuracy"]):
-            cells[_column_key(row)][row["trial_seed"], row["data_seed"]] = 100 * row["accuracy"]
-    return list(cells.values())
-
-
-def _cell(accuracies: Mapping[Trial, float], trials: set[Trial]) -> str:
-    dagger = "" if set(accuracies) == trials else " †"
-    return (_show(list(accuracies.values())) if accuracies else "— (0)") + dagger
-
-
-def _average(cells: Sequence[Mapping[Trial, float]], trials: set[Trial]) -> str:
-    """Average the environments inside each trial, then the trials: never standard errors."""
-    if any(set(cell) != trials for cell in cells):
+def _difference(found: Difference | None) -> str:
+    if found is None:
         return "—"
-    return _show([math.fsum(cell[trial] for cell in cells) / len(cells) for trial in trials])
+    if found.interval is None:
+        return f"{100 * found.mean:+.1f}"
+    low, high = found.interval
+    return f"{100 * found.mean:+.1f} \\[{100 * low:+.1f}, {100 * high:+.1f}\\]"
 
 
-def _show(values: Sequence[float]) -> str:
-    summary = summarize(values)
-    error = "" if summary.standard_error is None else f" ± {summary.standard_error:.1f}"
-    return f"{summary.mean:.1f}{error} ({summary.n})"
+def _left_out(entries: Sequence[LeftOut]) -> str:
+    return "\n".join(["## Left out", "", *(_counted(entries) or ["Nothing."])])
 
 
-def _grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
-    """Group rows by key, in ascending order of keys."""
-    groups: dict[Key, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return dict(sorted(groups.items()))
+def _counted(entries: Iterable[LeftOut]) -> list[str]:
+    return [f"- {escape(e.place)}: {e.kind}: {escape(e.reason)}" for e in entries]

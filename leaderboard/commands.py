@@ -1,0 +1,44 @@
+"""The command that makes a run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leaderboard.frame import Record, Trial
+
+_TRAINER = ("precision", "deterministic", "gradient_clip_val", "gradient_clip_algorithm")
+_OWN = ("protocol", "steps", "check_every", "selection", "matmul_precision")
+
+
+def fit_command(record: Record, test: Sequence[str], trial: Trial) -> str | None:
+    """The command that makes the run of these settings on other test environments or in a trial.
+
+    Args:
+        record: A run with the settings.
+        test: Names of the test environments.
+        trial: The repetition.
+
+    Returns:
+        One line for a shell, with every setting spelt out; None for what dgbench did not make, and
+        for draws of hyper-parameters, which other trials draw anew.
+    """
+    if record.origin != "dgbench" or record.draw:
+        return None
+    settings: Mapping[str, Any] = record.run["settings"]
+    flags = [
+        f"--{group}.{key}={_text(value)}"
+        for group in ("algo", "data", "network")
+        for key, value in settings[group].items()
+    ]
+    flags += [f"--{key.replace('_', '-')}={_text(settings[key])}" for key in _OWN]
+    flags += [f"--trainer.{key}={_text(settings[key])}" for key in _TRAINER if key in settings]
+    flags += [f"--test-env={name}" for name in test]
+    flags += [f"--trial-seed={trial.trial_seed}", f"--data-seed={trial.data_seed}"]
+    return shlex.join(["dgbench", "fit", *flags])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

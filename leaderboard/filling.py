@@ -1,0 +1,517 @@
+"""Fills a board from records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from leaderboard.board import (
+    Board,
+    Cell,
+    Column,
+    Measure,
+    Missing,
+    Number,
+    Overall,
+    OverallKey,
+    OverallRow,
+    Row,
+    Section,
+    SectionKey,
+)
+from leaderboard.commands import fit_command
+from leaderboard.errors import RecordError
+from leaderboard.frame import LeftOut, Record, Trial, without_duplicates
+from leaderboard.records import SelectionRule, canonical_json
+from leaderboard.selection import RULES, Choice, UnavailableError, choose
+from leaderboard.statistics import (
+    Summary,
+    average_ranks,
+    difference,
+    friedman,
+    groups_not_different,
+    mean_of,
+    mean_of_means,
+    summarize,
+    ties_with_best,
+)
+
+BASELINE = "erm"
+_NO_MEASURE = Measure(None, None, None, None)
+_T = TypeVar("_T")
+_Key = TypeVar("_Key", bound=Any)
+Values = dict[Trial, float]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The runs of a row before a rule has chosen among them."""
+
+    label: str
+    algorithm: str
+    settings: str
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A row with the numbers of its trials, before rows are compared."""
+
+    group: _Group
+    trials: tuple[Trial, ...]
+    cells: tuple[Cell, ...]
+    values: tuple[Values, ...]  # accuracy by trial, for each column
+
+
+def make_board(
+    records: Iterable[Record],
+    left_out: Iterable[LeftOut] = (),
+    rule: SelectionRule | None = None,
+) -> Board:
+    """Fill the board of all records.
+
+    Args:
+        records: In any order; repeated ones count once.
+        left_out: What could not be read as a record.
+        rule: The only rule to select by; None gives a table for each rule that the records can
+            answer.
+
+    Raises:
+        RecordError: the records are of different benchmark versions.
+    """
+    kept, duplicates = without_duplicates(records)
+    _refuse_mixed_versions(kept)
+    sections = []
+    for each in RULES if rule is None else (rule,):
+        for key, group in _grouped(kept, lambda r: _section_key(r, each)).items():  # noqa: B023
+            section = _section(key, group, asked=rule is not None)
+            if section is not None:
+                sections.append(section)
+    shown = {run_id for section in sections for run_id in _runs_in(section)}
+    unnumbered = [_unnumbered(record) for record in kept if record.run_id not in shown]
+    everything = sorted([*left_out, *duplicates, *unnumbered])
+    sha256 = hashlib.sha256("".join(sorted(r.sha256 for r in kept)).encode()).hexdigest()
+    return Board(
+        benchmark_version=", ".join(sorted({r.benchmark_version for r in kept})),
+        sha256=sha256,
+        sections=tuple(sorted(sections, key=lambda section: section.key)),
+        overall=_overall(sections),
+        left_out=tuple(everything),
+        runs={record.run_id: record for record in kept},
+    )
+
+
+def _refuse_mixed_versions(records: Sequence[Record]) -> None:
+    versions = sorted({r.benchmark_version for r in records if r.origin == "dgbench"})
+    if len(versions) > 1:
+        raise RecordError(
+            f"runs of the benchmark versions {' and '.join(versions)} cannot stand in one table, "
+            "because a version changes with the numbers: build one leaderboard for each"
+        )
+
+
+def _unnumbered(record: Record) -> LeftOut:
+    if record.state == "diverged":
+        return LeftOut(record.place, "diverged", "diverged: counts as a missing trial")
+    if record.state != "finished":
+        return LeftOut(record.place, "partial", f"{record.state}: resume it")
+    try:
+        choose(record.rule, [record], {})
+    except RecordError as error:
+        return LeftOut(record.place, "unavailable", str(error))
+    return LeftOut(record.place, "unavailable", "no rule selects it: another run was chosen")
+
+
+def _runs_in(section: Section) -> set[str]:
+    return {n.run_id for row in section.rows for cell in row.cells for n in cell.numbers}
+
+
+# Which runs stand together
+
+
+def _section_key(record: Record, rule: SelectionRule) -> SectionKey:
+    return SectionKey(
+        dataset=record.dataset,
+        protocol=record.protocol,
+        backbone=record.backbone,
+        source=record.source,
+        task=record.task,
+        data=record.data,
+        held_out=len(record.test),
+        origin=record.origin,
+        rule=rule,
+    )
+
+
+def _row_groups(records: Sequence[Record], rule: SelectionRule) -> list[_Group]:
+    """The rows of a table.
+
+    Runs of an algorithm that differ in more than the seeds of a trial and the test environments are
+    rows of their own, labelled by what differs. Where hyper-parameters were drawn, all draws are
+    one row, from which the rule chooses; `last` does not choose, so it shows draw 0 alone.
+    """
+    if rule == "last":
+        records = [record for record in records if record.draw == 0]
+        return _labelled(_grouped(records, lambda r: (r.algorithm, r.fixed)), {})
+    searched: dict[tuple[str, str], list[Record]] = {}
+    fixed: dict[tuple[str, str], list[Record]] = {}
+    for key, group in _grouped(records, lambda r: (r.algorithm, r.searched)).items():
+        draws = {record.draw for record in group}
+        variants = {record.fixed for record in group if record.draw == 0}
+        if draws == {0}:
+            fixed |= _grouped(group, lambda r: (r.algorithm, r.fixed))
+        elif len(variants) <= 1:
+            searched[key] = group
+        else:
+            searched[key] = [record for record in group if record.draw]
+            defaults = [record for record in group if not record.draw]
+            fixed |= _grouped(defaults, lambda r: (r.algorithm, r.fixed))
+    return _labelled(fixed, searched)
+
+
+def _labelled(
+    fixed: Mapping[tuple[str, str], list[Record]], searched: Mapping[tuple[str, str], list[Record]]
+) -> list[_Group]:
+    """Name the rows; a label has the settings that tell rows of one algorithm apart."""
+    groups = []
+    for kind in (fixed, searched):
+        flat = {key: _flat(json.loads(key[1])) for key in kind}
+        for key, records in kind.items():
+            siblings = [flat[other] for other in kind if other[0] == key[0]]
+            notes = [
+                f"{name}={flat[key].get(name, 'unset')}"
+                for name in sorted(set().union(*siblings))
+                if len({sibling.get(name) for sibling in siblings}) > 1
+            ]
+            if kind is searched:
+                notes.insert(0, f"best of {len({r.draw for r in records})} draws")
+            label = f"{key[0]} ({', '.join(notes)})" if notes else key[0]
+            groups.append(_Group(label, key[0], key[1], records))
+    return sorted(groups, key=lambda group: group.label)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Turn nested settings into dotted keys with values as JSON."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = canonical_json(value)
+    return flat
+
+
+def _grouped(items: Iterable[_T], key: Callable[[_T], _Key]) -> dict[_Key, list[_T]]:
+    """Group items by key, in ascending order of keys."""
+    groups: dict[_Key, list[_T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return dict(sorted(groups.items()))
+
+
+# One table
+
+
+def _section(key: SectionKey, records: Sequence[Record], *, asked: bool) -> Section | None:
+    """The table of a rule, or None where no run answers it and no protocol reports it."""
+    rule = key.rule
+    columns = tuple(sorted({c for record in records for c in _columns(record)}, key=_order))
+    drafts = [_draft(group, columns, rule) for group in _row_groups(records, rule)]
+    reported = any(record.rule == rule for record in records)
+    if not drafts or not (reported or asked or any(any(d.values) for d in drafts)):
+        return None
+    paired = records[0].origin == "dgbench"
+    ranked = rule == "train_val"
+    rows = _compared(drafts, paired=paired, bold=rule != "oracle", ranked=ranked)
+    return Section(
+        key=key,
+        reported=reported,
+        ranked=ranked,
+        paired=paired,
+        environments=records[0].environments,
+        columns=columns,
+        rows=rows,
+        notes=_notes(rule, rows, paired=paired),
+    )
+
+
+def _columns(record: Record) -> list[Column]:
+    names = {name: index for index, name in enumerate(record.environments)}
+    return [
+        Column(names[name], name, tuple(other for other in record.test if other != name))
+        for name in record.test
+    ]
+
+
+def _order(column: Column) -> tuple[int, str, tuple[str, ...]]:
+    return column.index, column.name, column.held_out_with
+
+
+def _draft(group: _Group, columns: Sequence[Column], rule: SelectionRule) -> _Draft:
+    trials = tuple(sorted({record.trial for record in group.records}))
+    by_test: dict[tuple[str, ...], dict[Trial, list[Record]]] = {}
+    for record in group.records:
+        by_test.setdefault(record.test, {}).setdefault(record.trial, []).append(record)
+    draws = {record.draw for record in group.records}
+    chosen: dict[tuple[str, ...], dict[Trial, Choice | str]] = {
+        test: {trial: _choice(rule, by_test[test][trial], draws) for trial in by_test[test]}
+        for test in by_test
+    }
+    cells = []
+    for column in columns:
+        test = tuple(
+            n for n in group.records[0].environments if n in {column.name, *column.held_out_with}
+        )
+        cells.append(_cell(group, column, test, trials, chosen.get(test, {})))
+    values = tuple({n.trial: n.accuracy for n in cell.numbers} for cell in cells)
+    return _Draft(group, trials, tuple(cells), values)
+
+
+def _choice(rule: SelectionRule, records: Sequence[Record], draws: set[int]) -> Choice | str:
+    """What the rule chooses of the draws of one trial, or why it cannot."""
+    states = {record.state for record in records} - {"finished"}
+    if states:
+        return ", ".join(sorted(states))
+    missing = sorted(draws - {record.draw for record in records})
+    if missing:
+        return f"draws {missing} not run"
+    try:
+        return choose(rule, sorted(records, key=lambda record: record.draw), {})
+    except UnavailableError as error:
+        return str(error)
+
+
+def _cell(
+    group: _Group,
+    column: Column,
+    test: tuple[str, ...],
+    trials: Sequence[Trial],
+    chosen: Mapping[Trial, Choice | str],
+) -> Cell:
+    numbers, missing = [], []
+    for trial in trials:
+        choice = chosen.get(trial, "not run")
+        if not isinstance(choice, str):
+            number = _number(trial, choice, column.name)
+            if number is not None:
+                numbers.append(number)
+                continue
+            choice = "its accuracy is not finite"
+        command = fit_command(group.records[0], test, trial) if choice != "diverged" else None
+        missing.append(Missing(trial, choice, command))
+    complete = not missing
+    return Cell(
+        accuracy=summarize([n.accuracy for n in numbers]) if complete else None,
+        n=len(numbers),
+        expected=len(trials),
+        measure=_measure(numbers) if complete else _NO_MEASURE,
+        to_erm=None,
+        bold=None,
+        published=(),
+        numbers=tuple(numbers),
+        missing=tuple(missing),
+    )
+
+
+def _number(trial: Trial, choice: Choice, name: str) -> Number | None:
+    record, position = choice
+    found = record.checks.at(position, f"{name}/main")
+    if found is None or found["accuracy"] is None:
+        return None
+    return Number(
+        trial=trial,
+        run_id=record.run_id,
+        step=int(record.checks.steps[position]),
+        draw=record.draw,
+        accuracy=found["accuracy"],
+        nll=found["nll"],
+        brier=found["brier"],
+        ece=found["ece"],
+        gap=_gap(record, position, found["accuracy"]),
+    )
+
+
+def _gap(record: Record, position: int, accuracy: float) -> float | None:
+    mean = _training_accuracy(record, position, "holdout")
+    return None if mean is None else mean - accuracy
+
+
+def _training_accuracy(record: Record, position: int, split: str) -> float | None:
+    splits = [f"{name}/{split}" for name in record.train]
+    if any(name not in record.checks.splits for name in splits):
+        return None
+    mean = float(record.checks.accuracies(splits)[position].mean())
+    return None if math.isnan(mean) else mean
+
+
+def _measure(numbers: Sequence[Number]) -> Measure:
+    def summary(values: Sequence[float | None]) -> Summary | None:
+        known = [value for value in values if value is not None]
+        return summarize(known) if known and len(known) == len(values) else None
+
+    return Measure(
+        nll=summary([n.nll for n in numbers]),
+        brier=summary([n.brier for n in numbers]),
+        ece=summary([n.ece for n in numbers]),
+        gap=summary([n.gap for n in numbers]),
+    )
+
+
+# Rows beside each other
+
+
+def _compared(
+    drafts: Sequence[_Draft], *, paired: bool, bold: bool, ranked: bool
+) -> tuple[Row, ...]:
+    rows = []
+    many = len(drafts[0].cells) > 1
+    averages = [_inside_trials(draft, mean_of) if many else None for draft in drafts]
+    worsts = [_inside_trials(draft, min) if many else None for draft in drafts]
+    baseline = [i for i, draft in enumerate(drafts) if draft.group.algorithm.lower() == BASELINE]
+    erm = baseline[0] if len(baseline) == 1 else None
+    columns = [
+        _compare_column([(d.cells[c], d.values[c]) for d in drafts], erm, paired=paired, bold=bold)
+        for c in range(len(drafts[0].cells))
+    ]
+    average = _compare_column(
+        [(_aggregate(d, v), v or {}) for d, v in zip(drafts, averages, strict=True)],
+        erm,
+        paired=paired,
+        bold=bold,
+    )
+    worst = _compare_column(
+        [(_aggregate(d, v), v or {}) for d, v in zip(drafts, worsts, strict=True)],
+        erm,
+        paired=paired,
+        bold=bold,
+    )
+    overall = [average[i] if many else columns[0][i] for i in range(len(drafts))]
+    ranks = _ranks([cell.accuracy for cell in overall]) if ranked else [None] * len(drafts)
+    for i, draft in enumerate(drafts):
+        rows.append(
+            Row(
+                label=draft.group.label,
+                algorithm=draft.group.algorithm,
+                settings=draft.group.settings,
+                draws=len({record.draw for record in draft.group.records}),
+                trials=draft.trials,
+                cells=tuple(column[i] for column in columns),
+                average=average[i] if many else None,
+                worst=worst[i] if many else None,
+                training=None,
+                seconds=None,
+                rank=ranks[i],
+            )
+        )
+    return tuple(rows)
+
+
+def _inside_trials(draft: _Draft, function: Callable[[Sequence[float]], float]) -> Values | None:
+    """One number a trial out of those of all environments; None if any is missing."""
+    if not all(cell.complete for cell in draft.cells):
+        return None
+    return {trial: function([v[trial] for v in draft.values]) for trial in draft.trials}
+
+
+def _aggregate(draft: _Draft, values: Values | None) -> Cell:
+    whole = [t for t in draft.trials if all(t in column for column in draft.values)]
+    accuracy = None if values is None else summarize(list(values.values()))
+    return Cell(accuracy, len(whole), len(draft.trials), _NO_MEASURE, None, None, (), (), ())
+
+
+def _compare_column(
+    entries: Sequence[tuple[Cell, Values]], erm: int | None, *, paired: bool, bold: bool
+) -> list[Cell]:
+    """Fill in the difference to ERM and the ties of one column; incomplete cells take no part."""
+    complete = {i: v for i, (cell, v) in enumerate(entries) if cell.accuracy is not None}
+    ties = ties_with_best(complete, paired=paired) if bold else None
+    cells = []
+    for i, (cell, values) in enumerate(entries):
+        to_erm = None
+        if i in complete and erm in complete and i != erm:
+            to_erm = difference(values, complete[erm], paired=paired)
+        cells.append(replace(cell, to_erm=to_erm, bold=None if ties is None else ties.get(i)))
+    return cells
+
+
+def _ranks(summaries: Sequence[Summary | None]) -> list[float | None]:
+    means = [summary.mean for summary in summaries if summary is not None]
+    ranks = iter(average_ranks([means])) if means else iter(())
+    return [None if summary is None else next(ranks) for summary in summaries]
+
+
+def _notes(rule: SelectionRule, rows: Sequence[Row], *, paired: bool) -> tuple[str, ...]:
+    notes = []
+    if rule == "oracle":
+        notes.append("The oracle saw held-out labels: its numbers are neither ranked nor bold.")
+    if not paired:
+        notes.append(
+            "DomainBed draws other data for every algorithm, so trials are not paired: differences "
+            "are Welch's."
+        )
+    if sum(row.algorithm.lower() == BASELINE for row in rows) > 1:
+        notes.append("There are several rows of ERM, so none is the one to compare with.")
+    return tuple(notes)
+
+
+# Several data sets
+
+
+def _overall(sections: Sequence[Section]) -> tuple[Overall, ...]:
+    tables = []
+    for key, group in _grouped(sections, lambda section: _overall_key(section.key)).items():
+        if len({section.key.dataset for section in group}) > 1:
+            tables.append(_overall_table(key, group))
+    return tuple(tables)
+
+
+def _overall_key(key: SectionKey) -> OverallKey:
+    return OverallKey(
+        protocol=key.protocol,
+        backbone=key.backbone,
+        source=key.source,
+        task=key.task,
+        held_out=key.held_out,
+        origin=key.origin,
+        rule=key.rule,
+    )
+
+
+def _overall_table(key: OverallKey, sections: Sequence[Section]) -> Overall:
+    sections = sorted(sections, key=lambda section: section.key)
+    scores = [{row.label: _score(row) for row in section.rows} for section in sections]
+    labels = sorted(set().union(*scores))
+    cells = {label: tuple(score.get(label) for score in scores) for label in labels}
+    complete = {
+        label: summaries
+        for label in labels
+        if len(summaries := [s for s in cells[label] if s is not None]) == len(sections)
+    }
+    ranked = all(section.ranked for section in sections)
+    matrix = [[complete[label][d].mean for label in complete] for d in range(len(sections))]
+    ranks = dict(zip(complete, average_ranks(matrix), strict=True)) if ranked and complete else {}
+    test = friedman(matrix) if ranked else None
+    groups = (
+        [] if test is None else groups_not_different(list(ranks.values()), test.critical_difference)
+    )
+    names = list(complete)
+    return Overall(
+        key=key,
+        datasets=tuple(section.key.dataset for section in sections),
+        rows=tuple(
+            OverallRow(
+                label, cells[label], mean_of_means(complete.get(label, [])), ranks.get(label)
+            )
+            for label in labels
+        ),
+        friedman=test,
+        not_different=tuple(tuple(names[i] for i in group) for group in groups),
+    )
+
+
+def _score(row: Row) -> Summary | None:
+    return (row.average or row.cells[0]).accuracy
