@@ -19,6 +19,7 @@ from datamodules.base import EnvironmentDataModule
 from datamodules.environments import SPLITS
 from dgbench import BENCHMARK_VERSION, registry
 from dgbench.algorithms.base import Algorithm
+from dgbench.claims import Claim, ClaimGuard, claimed
 from dgbench.devices import require_exact
 from dgbench.errors import UsageError
 from dgbench.loggers import build_loggers
@@ -46,6 +47,7 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     Raises:
         UsageError: for settings that fit no data set or algorithm, an interrupted run that is
             neither resumed nor forced, and a folder that cannot be written.
+        ClaimedError: when another process trains it.
         Interrupted: when a signal stopped it; the record is ready to be resumed.
     """
     data = build_data(settings)
@@ -56,10 +58,13 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     )
     if (folder / records.DONE_FILE).exists() and not settings.force:
         return records.read_run(folder)
-    checkpoint = checkpoint_to_resume(settings.resume, settings.force, folder, deciding)
-    with matmul_precision(settings.matmul_precision), quiet_lightning():
-        algorithm = build_algorithm(settings, data)
-        _train(settings, data, algorithm, deciding, folder, checkpoint, console)
+    with claimed(folder) as claim:
+        # Another process may have finished it before this one could claim it.
+        if not (folder / records.DONE_FILE).exists() or settings.force:
+            checkpoint = checkpoint_to_resume(settings.resume, settings.force, folder, deciding)
+            with matmul_precision(settings.matmul_precision), quiet_lightning():
+                algorithm = build_algorithm(settings, data)
+                _train(settings, data, algorithm, deciding, folder, checkpoint, claim, console)
     return records.read_run(folder)
 
 
@@ -149,6 +154,7 @@ def _train(
     deciding: dict[str, Any],
     folder: Path,
     checkpoint: Path | None,
+    claim: Claim | None,
     console: Console | None,
 ) -> None:
     data.setup()
@@ -161,6 +167,8 @@ def _train(
     )
     recorder = Recorder(record)
     callbacks: list[pl.Callback] = [recorder]
+    if claim is not None:
+        callbacks.insert(0, ClaimGuard(claim))
     if console is not None:
         callbacks.append(ProgressBar(console, deciding["train_env"], settings.check_every))
     loggers = build_loggers(settings.logger, folder)

@@ -56,7 +56,7 @@ FIT = ("fit", "--algo", "irm", "--test-env", "2", *TINY)
         (("fit", "--algo", "vrex", "--test-env", "2", "--train-env", "0"), ["at least 2"]),
         (("fit", "--algo", ".Class", "--test-env", "2"), [".Class", "package.module.Class"]),
         ((*FIT, "--trainer.accelerator", "abacus"), ["--trainer.accelerator abacus"]),
-        ((*FIT, "--hparams-seed", "3"), ["no option --hparams-seed"]),
+        ((*FIT, "--search-space", "domainbd"), ["Did you mean domainbed"]),
         (("fit", "--algo", "nowhere.Class", "--test-env", "2"), ["nowhere", "installed"]),
         (("test", "--checkpoint", "nowhere.ckpt"), ["no checkpoint nowhere.ckpt"]),
         (("leaderboard", "build", "nowhere", "--out", "board"), ["nowhere", "folder"]),

@@ -1,0 +1,283 @@
+"""Who trains a run: claims on the file system, so that no two processes train the same one.
+
+A claim is a file beside the run's folder, ``.<run_id>.claim-<generation>``, made by an exclusive
+creation, which is atomic on network file systems too. Its owner touches it every few seconds. A
+claim is stale when its process is known to be dead, or has not been touched for the length of the
+lease; whoever finds it so creates the next generation, and of several only one succeeds. Nobody
+ever removes a claim that another process may hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from dgbench.errors import UsageError
+from dgbench.recorder import Interrupted
+
+LEASE_SECONDS = 60.0
+_HEARTBEAT_SECONDS = 10.0
+
+
+class ClaimedError(UsageError):
+    """Another process trains this run."""
+
+
+class Claim:
+    """A claim that this process holds.
+
+    Attributes:
+        path: its file.
+        lost: whether another process took the run over while this one slept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begins to touch the file.
+
+        Args:
+            path: made by this process.
+        """
+        self.path = path
+        self.lost = False
+        self._renewed = time.time()
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="claim", daemon=True)
+        self._heart.start()
+
+    def _beat(self) -> None:
+        while not self._released.wait(_HEARTBEAT_SECONDS):
+            self.renew()
+
+    def renew(self) -> None:
+        """Shows a sign of life, or finds out that it comes too late."""
+        if time.time() - self._renewed > LEASE_SECONDS and _generation(self.path, +1).exists():
+            self.lost = True
+        if not self.lost:
+            # A file system that is away for a moment is no reason to stop; the next beat is near.
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+                self._renewed = time.time()
+
+    def require(self) -> None:
+        """Stops a process that slept, by suspension for example, and lost its run meanwhile.
+
+        Raises:
+            Interrupted: when it did.
+        """
+        if time.time() - self._renewed > LEASE_SECONDS:
+            self.renew()
+        if self.lost:
+            raise Interrupted(
+                f"{self.path.parent / _run_of(self.path)} was taken over by another process, since "
+                f"this one gave no sign of life for {LEASE_SECONDS:.0f} s"
+            )
+
+    def release(self) -> None:
+        """Gives the run back; nothing is written to its folder after that."""
+        self._released.set()
+        self._heart.join()
+        if not self.lost:
+            path = _generation(self.path, -1)
+            while path.exists():
+                path.unlink(missing_ok=True)
+                path = _generation(path, -1)
+            self.path.unlink(missing_ok=True)
+
+
+class ClaimGuard(pl.Callback):
+    """Stops a training whose run belongs to another process now, before it writes anything."""
+
+    def __init__(self, claim: Claim) -> None:
+        """Guards a claim.
+
+        Args:
+            claim: on the run that is trained.
+        """
+        self.claim = claim
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Looks at the clock."""
+        self.claim.require()
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[Claim | None]:
+    """Holds the claim on a run for the length of a block.
+
+    Args:
+        folder: the run's folder, which need not exist.
+
+    Yields:
+        The claim; None in a process that trains along with the one that holds it.
+
+    Raises:
+        ClaimedError: when a living process holds it.
+        UsageError: when nothing can be written there.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        yield None
+        return
+    try:
+        made = _make(folder.parent)
+        claim = Claim(_acquire(folder))
+    except OSError as error:
+        raise UsageError(
+            f"--out: the record's folder {folder} cannot be written ({error.strerror}). "
+            "Name a folder that can, with --out."
+        ) from error
+    try:
+        yield claim
+    finally:
+        claim.release()
+        # A run that could not begin leaves no empty folders behind.
+        for empty in made:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def holder(folder: Path) -> str | None:
+    """Who trains a run right now, in words; None if nobody does.
+
+    Args:
+        folder: the run's folder.
+    """
+    path = _first(folder)
+    while path.exists():
+        if not _stale(path):
+            return _in_words(path)
+        path = _generation(path, +1)
+    return None
+
+
+def _make(folder: Path) -> list[Path]:
+    """Makes a folder; returns those that were not there, innermost first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _acquire(folder: Path) -> Path:
+    path = _first(folder)
+    while not _create(path):
+        if not _stale(path):
+            raise ClaimedError(
+                f"These settings are being trained right now by {_in_words(path)}, in {folder}. "
+                "Wait for it, or stop it and go on by --resume."
+            )
+        path = _generation(path, +1)
+    # A run that was finished and begun anew since the first look has an older generation again.
+    older = _generation(path, -1)
+    while older.exists():
+        if not _stale(older):
+            path.unlink(missing_ok=True)
+            raise ClaimedError(f"These settings are being trained right now, in {folder}.")
+        older = _generation(older, -1)
+    return path
+
+
+def _create(path: Path) -> bool:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # Another process removed the folder it had made, for a run that it could not begin.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            with open(descriptor, "w") as file:
+                json.dump(_identity(os.getpid()), file)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        return True
+
+
+def _first(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.claim-1")
+
+
+def _generation(path: Path, further: int) -> Path:
+    stem, _, number = path.name.rpartition("-")
+    return path.with_name(f"{stem}-{int(number) + further}")
+
+
+def _run_of(path: Path) -> str:
+    return path.name.removeprefix(".").partition(".claim-")[0]
+
+
+def _stale(path: Path) -> bool:
+    try:
+        owner = json.loads(path.read_text())
+        age = _now(path.parent) - path.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        owner, age = {}, _now(path.parent) - path.stat().st_mtime
+    if owner.get("machine") == _machine() and owner != _identity(owner["pid"]):
+        return True
+    return age > LEASE_SECONDS
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the file system, which may be another machine's."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".now-") as file:
+        return os.stat(file.name).st_mtime
+
+
+def _in_words(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text())
+        return f"process {owner['pid']} on {owner['host']}"
+    except (OSError, ValueError):
+        return "another process"
+
+
+def _identity(pid: int) -> dict[str, Any]:
+    return {
+        "pid": pid,
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "started": _started(pid),
+    }
+
+
+@cache
+def _machine() -> str:
+    """What two processes share that see each other's process numbers."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """When a living process began, in the kernel's ticks: numbers of processes are used again.
+
+    None for one that is dead, or a zombie; and "alive" where there is no /proc.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        # The name of the program, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "alive"
+    return None if fields[0] in "ZX" else fields[19]

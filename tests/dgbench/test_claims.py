@@ -1,0 +1,196 @@
+"""Of several processes that want a run, one trains it; from a dead one another takes it over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from dgbench import claims, training
+from dgbench.claims import ClaimedError, claimed, holder
+from dgbench.errors import UsageError
+from dgbench.recorder import Interrupted
+from leaderboard import records
+from tests.dgbench.tiny import TINY, command, fit
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "data" / "algo" / "0123456789abcdef"
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def claim_of(process: int, folder: Path, generation: int = 1, **changes: object) -> Path:
+    """The claim that another process would have made."""
+    path = folder.with_name(f".{folder.name}.claim-{generation}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**claims._identity(process), **changes}))
+    return path
+
+
+def age(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_a_run_is_claimed_once_and_given_back(folder):
+    with claimed(folder):
+        assert holder(folder) == f"process {os.getpid()} on {os.uname().nodename}"
+        with (
+            pytest.raises(ClaimedError, match=f"right now by process {os.getpid()}"),
+            claimed(folder),
+        ):
+            pass
+    assert holder(folder) is None
+    with claimed(folder):
+        pass
+
+
+def test_a_run_that_could_not_begin_leaves_nothing_behind(folder, tmp_path):
+    with claimed(folder):
+        assert folder.parent.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_claim_of_a_living_process_holds_and_that_of_a_dead_one_does_not(folder, other):
+    claim_of(other.pid, folder)
+    with pytest.raises(ClaimedError), claimed(folder):
+        pass
+    other.kill()
+    deadline = time.monotonic() + 10
+    while holder(folder) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)  # it is a zombie now: nobody has waited for it
+    with claimed(folder) as claim:
+        assert claim is not None
+        assert claim.path.name.endswith("claim-2")
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_number_of_a_process_that_is_used_again_does_not_keep_a_claim_alive(folder, other):
+    claim_of(other.pid, folder, started="1")
+    with claimed(folder):
+        pass
+
+
+def test_from_another_machine_only_the_lease_tells(folder):
+    path = claim_of(2**22 + 1, folder, machine="elsewhere", host="elsewhere")
+    with pytest.raises(ClaimedError, match="on elsewhere"), claimed(folder):
+        pass
+    age(path, claims.LEASE_SECONDS + 1)
+    with claimed(folder):
+        pass
+
+
+def test_a_claim_that_was_never_written_is_stale_after_the_lease(folder):
+    path = claim_of(1, folder)
+    path.write_text("")
+    with pytest.raises(ClaimedError, match="another process"), claimed(folder):
+        pass
+    age(path, claims.LEASE_SECONDS + 1)
+    with claimed(folder):
+        pass
+
+
+def test_of_many_that_find_a_stale_claim_one_takes_it_over(folder):
+    for attempt in range(20):
+        age(claim_of(1, folder, machine="elsewhere"), claims.LEASE_SECONDS + 1)
+        barrier, done = Barrier(8), Barrier(8)
+
+        def contend(barrier: Barrier = barrier, done: Barrier = done) -> int:
+            barrier.wait()
+            try:
+                with claimed(folder):
+                    done.wait()
+                    return 1
+            except ClaimedError:
+                done.wait()
+                return 0
+
+        with ThreadPoolExecutor(8) as pool:
+            winners = [each.result() for each in [pool.submit(contend) for _ in range(8)]]
+        assert sum(winners) == 1, f"attempt {attempt}"
+
+
+def test_a_heartbeat_keeps_a_claim_alive(folder, monkeypatch):
+    monkeypatch.setattr(claims, "_HEARTBEAT_SECONDS", 0.01)
+    with claimed(folder) as claim:
+        assert claim is not None
+        age(claim.path, claims.LEASE_SECONDS + 1)
+        deadline = time.monotonic() + 10
+        while holder(folder) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert holder(folder) is not None
+
+
+def test_who_slept_longer_than_the_lease_and_lost_the_run_stops(folder):
+    with claimed(folder) as claim:
+        assert claim is not None
+        claim.require()
+        claim._renewed -= claims.LEASE_SECONDS + 1
+        claim.require()  # nobody has taken it over: it goes on
+        successor = claim_of(1, folder, generation=2)
+        claim.require()  # and what it holds cannot be taken from it
+        claim._renewed -= claims.LEASE_SECONDS + 1
+        with pytest.raises(Interrupted, match="taken over by another process"):
+            claim.require()
+    assert successor.exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_error():
+    with pytest.raises(UsageError, match="cannot be written"), claimed(Path("/proc/nowhere/a/b/c")):
+        pass
+
+
+def test_processes_that_train_along_claim_nothing(folder, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with claimed(folder) as claim:
+        assert claim is None
+    assert not folder.parent.exists()
+
+
+# Runs
+
+
+def test_fit_refuses_a_run_that_another_process_trains(tmp_path, other):
+    folder = fit(tmp_path)
+    (folder / "done.json").unlink()
+    claim = claim_of(other.pid, folder)
+    for more in ((), ("--resume", folder), ("--force",)):
+        code, _, errors = command(
+            "fit", "--algo", "erm", "--test-env", 2, *TINY, "--out", tmp_path, *more
+        )
+        assert code == 2
+        assert f"trained right now by process {other.pid}" in errors
+    claim.unlink()
+    fit(tmp_path, "--resume", folder)
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_run_that_was_finished_meanwhile_is_returned(tmp_path, monkeypatch):
+    folder = fit(tmp_path)
+    done, hidden = folder / "done.json", folder / "hidden"
+    done.rename(hidden)
+    claim = training.claimed
+
+    def late(place: Path) -> object:
+        hidden.rename(done)
+        return claim(place)
+
+    monkeypatch.setattr(training, "claimed", late)
+    written = (folder / "last.ckpt").stat().st_mtime_ns
+    assert fit(tmp_path) == folder
+    assert records.read_run(folder).state == "finished"
+    assert (folder / "last.ckpt").stat().st_mtime_ns == written
