@@ -21,10 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-
-from dgbench.errors import UsageError
-from dgbench.recorder import Interrupted
+from dgbench.errors import Interrupted, UsageError
 
 LEASE_SECONDS = 60.0
 _HEARTBEAT_SECONDS = 10.0
@@ -93,22 +90,6 @@ class Claim:
                 path.unlink(missing_ok=True)
                 path = _generation(path, -1)
             self.path.unlink(missing_ok=True)
-
-
-class ClaimGuard(pl.Callback):
-    """Stops a training whose run belongs to another process now, before it writes anything."""
-
-    def __init__(self, claim: Claim) -> None:
-        """Guards a claim.
-
-        Args:
-            claim: on the run that is trained.
-        """
-        self.claim = claim
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Looks at the clock."""
-        self.claim.require()
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def _fit(arguments: list[str]) -> int:
 
     settings = resolve_arguments(arguments)
     console = _console()
-    from dgbench.recorder import Interrupted
+    from dgbench.errors import Interrupted
     from dgbench.report import show
     from dgbench.training import run
 
@@ -162,7 +162,7 @@ def _reproduce(arguments: list[str]) -> int:
         raise UsageError(f"Name what to reproduce. There are: {', '.join(reproductions.names())}.")
     table = reproductions.read(options.name)
     rows = table.chosen(options.row)
-    from dgbench.recorder import Interrupted
+    from dgbench.errors import Interrupted
     from dgbench.reproduce import compare, plan, train, write
 
     planned = plan(table, rows, options.trials or table.trials, options.out, flags)

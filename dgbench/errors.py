@@ -1,10 +1,14 @@
-"""The one error that a user can cause and mend."""
+"""The one error that a user can cause and mend, and the one stop that is no error."""
 
 from __future__ import annotations
 
 
 class UsageError(ValueError):
     """What was given, what is allowed, what to do next; the command line exits with 2."""
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error of anybody's
+    """A signal asked the run to stop; everything up to the last step is on the disk."""
 
 
 def require(allowed: bool, option: str, value: object, what: str) -> None:

@@ -16,16 +16,13 @@ from torch import Tensor
 from datamodules.seeds import derive_seed
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
+from dgbench.errors import Interrupted
 from dgbench.evaluation import evaluate
 from dgbench.record import Record
 from leaderboard import records
 
 # Several devices ask each other whether to stop: a question costs as much as a small step.
 _STEPS_BETWEEN_QUESTIONS = 10
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error of anybody's
-    """A signal asked the run to stop; everything up to the last step is on the disk."""
 
 
 class Recorder(pl.Callback):

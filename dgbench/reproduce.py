@@ -24,8 +24,7 @@ from rich.console import Console
 
 from dgbench import BENCHMARK_VERSION
 from dgbench.arguments import as_flags
-from dgbench.errors import UsageError
-from dgbench.recorder import Interrupted
+from dgbench.errors import Interrupted, UsageError
 from dgbench.reproductions import Published, Reproduction, Row, Spread
 from dgbench.settings import Settings, resolve_arguments
 from dgbench.training import build_data, deciding_settings, run

@@ -19,7 +19,8 @@ from datamodules.base import EnvironmentDataModule
 from datamodules.environments import SPLITS
 from dgbench import BENCHMARK_VERSION, registry
 from dgbench.algorithms.base import Algorithm
-from dgbench.claims import Claim, ClaimGuard, claimed
+from dgbench.claim_guard import ClaimGuard
+from dgbench.claims import Claim, claimed
 from dgbench.devices import require_exact
 from dgbench.errors import UsageError
 from dgbench.loggers import build_loggers

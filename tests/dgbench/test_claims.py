@@ -13,10 +13,9 @@ from threading import Barrier
 
 import pytest
 
-from dgbench import claims, training
+from dgbench import claims
 from dgbench.claims import ClaimedError, claimed, holder
-from dgbench.errors import UsageError
-from dgbench.recorder import Interrupted
+from dgbench.errors import Interrupted, UsageError
 from leaderboard import records
 from tests.dgbench.tiny import TINY, command, fit
 
@@ -183,13 +182,12 @@ def test_a_run_that_was_finished_meanwhile_is_returned(tmp_path, monkeypatch):
     folder = fit(tmp_path)
     done, hidden = folder / "done.json", folder / "hidden"
     done.rename(hidden)
-    claim = training.claimed
 
     def late(place: Path) -> object:
         hidden.rename(done)
-        return claim(place)
+        return claimed(place)
 
-    monkeypatch.setattr(training, "claimed", late)
+    monkeypatch.setattr("dgbench.training.claimed", late)
     written = (folder / "last.ckpt").stat().st_mtime_ns
     assert fit(tmp_path) == folder
     assert records.read_run(folder).state == "finished"

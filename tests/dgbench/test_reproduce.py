@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dgbench import registry, reproduce, reproductions
-from dgbench.recorder import Interrupted
+from dgbench.errors import Interrupted
 from dgbench.reproduce import plan
 from dgbench.reproductions import Published
 from leaderboard import records
