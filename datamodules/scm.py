@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from datamodules.errors import DataError
-from datamodules.seeds import raw_integers
+from datamodules.seeds import uniforms
 from datamodules.streams import EnvironmentBatch
 
 if TYPE_CHECKING:
@@ -357,9 +357,7 @@ class SCM:
         for name, mechanism in self.mechanisms.items():
             if mechanism.noise is not None:
                 shape = mechanism.shape(count)
-                raw = raw_integers(int(np.prod(shape)), seed, "scm", environment, name)
-                # 53 bits, in the middle of their interval: neither 0 nor 1.
-                uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+                uniform = uniforms(int(np.prod(shape)), seed, "scm", environment, name)
                 drawn[name] = mechanism.noise(uniform.reshape(shape))
         return drawn
 

@@ -55,6 +55,20 @@ def permutation(count: int, *parts: int | str) -> npt.NDArray[np.int64]:
     return np.argsort(raw_integers(count, *parts), kind="stable").astype(np.int64, copy=False)
 
 
+def uniforms(count: int, *parts: int | str) -> npt.NDArray[np.float64]:
+    """Draw numbers uniformly from (0, 1), whose ends they never reach.
+
+    Args:
+        count: How many.
+        *parts: The names of the draw, see `derive_seed`.
+
+    Returns:
+        (count,) float64, the middles of the 2**53 equal parts of the interval.
+    """
+    leading = raw_integers(count, *parts) >> np.uint64(11)
+    return (leading.astype(np.float64) + 0.5) * 2.0**-53
+
+
 def bernoulli(count: int, probability: float, *parts: int | str) -> npt.NDArray[np.bool_]:
     """Toss coins.
 

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.seeds import bernoulli, derive_seed, integers, permutation, raw_integers
+from datamodules.seeds import (
+    bernoulli,
+    derive_seed,
+    integers,
+    permutation,
+    raw_integers,
+    uniforms,
+)
 
 
 def test_seed_is_the_hash_of_the_written_out_json_list() -> None:
@@ -28,6 +35,7 @@ def test_draws_keep_their_golden_values() -> None:
         9670752850673088974,
         1335828305940616612,
     ]
+    assert uniforms(2, 0, "golden").tolist() == [0.29249459736141187, 0.5242525625135075]
     assert permutation(10, 0, "golden").tolist() == [2, 0, 8, 3, 9, 1, 7, 4, 6, 5]
     assert np.flatnonzero(bernoulli(10, 0.25, 0, "golden")).tolist() == [2]
     assert integers(10, 7, 0, "golden").tolist() == [5, 2, 5, 0, 0, 4, 1, 2, 3, 0]
