@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
 import pytorch_lightning as pl
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
+from datamodules.augmentation import Augmentation
 from datamodules.environments import (
     SPLITS,
     EnvironmentData,
@@ -23,6 +24,7 @@ from datamodules.environments import (
 )
 from datamodules.errors import DataError
 from datamodules.preprocessing import Preprocessing
+from datamodules.problems import Problem
 from datamodules.seeds import derive_seed
 from datamodules.streams import BatchSize, MainSplit, Sampling, TrainingStream
 
@@ -61,7 +63,9 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
         generator_version: Rises with every change of the code that changes the data.
         shares_sources: Whether environments show the same source images.
         location_options: Options that say where source files are and not what is in them: they are
-            in no fingerprint and no record.
+            in no fingerprint, and decide no run_id.
+        augmentation: What happens to the images of training batches, and to no others.
+        say: Told, in a sentence, what takes time.
 
     Raises:
         DataError: If an option is out of its range, an environment is unknown, named twice or
@@ -77,6 +81,7 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
     generator_version: int
     shares_sources: bool = False
     location_options: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         _check_stream_options(steps, batch_size, sampling)
+        self.say: Callable[[str], object] = lambda sentence: None
         self.data_seed = data_seed
         self.trial_seed = trial_seed
         self.steps = steps
@@ -125,6 +131,10 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
     def source_hashes(self) -> dict[str, str]:
         """Return the SHA-256 in hexadecimal of each source file, by a name without folders."""
         return {}
+
+    def problems(self) -> list[Problem]:
+        """Say what is wrong or unexpected in the source files, which may need reading them all."""
+        return []
 
     def setup(self, stage: str | None = None) -> None:
         """Load every environment, once, and refuse splits that leak.
@@ -182,6 +192,7 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
             [MainSplit.of(index, self.environment(index)) for index in self.train_environments],
             batch_size=self.batch_size,
             sampling=self.sampling,
+            augmentation=self.augmentation,
             seed=derive_seed(self.trial_seed, "batches"),
             steps=self.steps,
             rank=trainer.global_rank if trainer else 0,
@@ -256,13 +267,27 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
 
     def _plain_loader(self, index: int, split: Split) -> DataLoader[tuple[Tensor, ...]]:
         """Make a loader of (inputs, targets) for use with Lightning's own evaluation."""
-        data = self.environment(index)
-        chosen = data.indices(split)
-        return DataLoader(
-            TensorDataset(data.inputs[chosen], data.targets[chosen]),
-            batch_size=EVALUATION_BATCH_SIZE,
-            shuffle=False,
-        )
+        samples = _SplitSamples(self.environment(index), split)
+        return DataLoader(samples, batch_size=EVALUATION_BATCH_SIZE, shuffle=False)
+
+
+class _SplitSamples(Dataset[tuple[Tensor, ...]]):
+    """The samples of a split as torch's loaders take them, read when they are asked for."""
+
+    def __init__(self, data: EnvironmentData, split: Split) -> None:
+        self._data = data
+        self._indices = data.indices(split)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: list[int]) -> list[tuple[Tensor, ...]]:
+        chosen = self._indices[positions]
+        inputs = self._data.inputs.index_select(0, chosen)
+        return list(zip(inputs, self._data.targets[chosen], strict=True))
 
 
 def _check_stream_options(steps: int, batch_size: BatchSize, sampling: Sampling) -> None:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class EnvironmentData:
     """The samples of one environment and how they are split.
 
     Attributes:
-        inputs: (n, *shape) float32.
+        inputs: (n, *shape) float32; or `Images`, which are read when they are asked for.
         targets: (n,) int64, the class of each sample as training and evaluation see it.
         sources: (n,) int64, the number of the source image behind each sample.
         main: (n_main,) int64, ascending sample indices of the main split.
@@ -39,7 +39,7 @@ class EnvironmentData:
             splits share a sample.
     """
 
-    inputs: Tensor
+    inputs: Any  # not a union: whoever made a tensor need not ask whether it is one
     targets: Tensor
     sources: Tensor
     main: Tensor

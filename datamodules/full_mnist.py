@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.errors import DataError
+from datamodules.locations import places
 from datamodules.mnist import SIDE, Digits, digits
 
 # Images and labels of MNIST's two parts, and the MD5 of each file unpacked.
@@ -66,7 +67,7 @@ def find_mnist(root: str | None, *, download: bool) -> Path:
     Raises:
         DataError: If they are missing, or cannot be fetched.
     """
-    folders = [place / "MNIST" / "raw" for place in _places(root)]
+    folders = [place / "MNIST" / "raw" for place in places(root)]
     for folder in folders:
         if all(_packed_or_not(folder, name) for name in FILES):
             return folder
@@ -103,14 +104,6 @@ def read_mnist(folder: Path, *parts: str) -> Digits:
         array.flags.writeable = False
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return Digits(images, labels, hashes)
-
-
-def _places(root: str | None) -> list[Path]:
-    """Say where to look for MNIST, in order."""
-    if root is not None:
-        return [Path(root).expanduser()]
-    named = os.environ.get("DGBENCH_DATA")
-    return [*([Path(named)] if named else []), Path.home() / ".cache" / "dgbench"]
 
 
 def _packed_or_not(folder: Path, name: str) -> Path | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.augmentation import Augmentation, Draws, uniforms
 from datamodules.environments import EnvironmentData
 from datamodules.errors import DataError
+from datamodules.images import Images
 from datamodules.seeds import integers, permutation
 
 BatchSize = int | Literal["full"]
@@ -71,45 +75,52 @@ class MainSplit:
 
     Attributes:
         environment: Index of the environment in its data set.
-        inputs: (n, *shape) float32.
+        inputs: (n, *shape) float32; or `Images`, which are read when they are asked for.
         targets: (n,) int64.
         indices: (n,) int64, index of each sample inside its environment.
     """
 
     environment: int
-    inputs: Tensor
+    inputs: Tensor | Images
     targets: Tensor
     indices: Tensor
 
     @classmethod
     def of(cls, environment: int, data: EnvironmentData) -> MainSplit:
-        """Copy the main split out of an environment."""
-        inputs = data.inputs.index_select(0, data.main)
+        """Copy the main split out of an environment; of images that are read later, their list."""
+        inputs = (
+            data.inputs.subset(data.main)
+            if isinstance(data.inputs, Images)
+            else data.inputs.index_select(0, data.main)
+        )
         return cls(environment, inputs, data.targets[data.main], data.main)
 
 
 class TrainingStream:
-    """The batches of a run, for one rank, over data that already stand on its device.
+    """The batches of a run, for one rank, made on its device.
 
     Batch t of an environment depends on the seed, the environment's index in its data set and t
     alone: not on the other environments, on earlier batches, or on the number of ranks. Rank r of W
-    takes rows r, r + W, ... of each environment's global batch.
+    takes rows r, r + W, ... of each environment's global batch. What augmentation does to a row
+    depends on its number in that batch, too.
 
     One iteration hands out `steps` batches; the next one goes on where it ended, so that Lightning
     sees every iteration as an epoch. The whole state is the number of batches handed out, which is
     exact because of `__len__`: of an unsized loader Lightning would fetch one batch ahead.
 
     Args:
-        environments: The main splits to train on, in training order.
+        environments: The main splits to train on, in training order: all of tensors, which are kept
+            on the device, or all of images, which are read one batch ahead of their use.
         batch_size: Rows of each environment's global batch, or "full" for all rows in order.
         sampling: "permutation": the endless chain of fresh permutations, one a pass, cut into
             batches; a batch may span passes. "replacement": every row drawn on its own. Without
             effect on full batches.
-        seed: Decides the order of the rows.
+        augmentation: What happens to images; None for nothing. Tensors are never augmented.
+        seed: Decides the order of the rows, and the augmentation.
         steps: Batches of one iteration.
         rank: Which rank this is, from 0 to ``world_size - 1``.
         world_size: Number of ranks.
-        device: Where the data are kept and the batches made.
+        device: Where the batches are made.
 
     Raises:
         DataError: If an environment has no main rows, or there is none.
@@ -121,6 +132,7 @@ class TrainingStream:
         *,
         batch_size: BatchSize,
         sampling: Sampling = "permutation",
+        augmentation: Augmentation | None = None,
         seed: int = 0,
         steps: int = 1,
         rank: int = 0,
@@ -145,13 +157,29 @@ class TrainingStream:
         self._environment = torch.repeat_interleave(lengths).to(device)
         # A full batch is what is kept here; of other batches any row may come to any rank.
         kept = self._shard if batch_size == "full" else slice(None)
-        self._inputs = torch.cat([split.inputs[kept] for split in environments]).to(device)
         self._targets = torch.cat([split.targets[kept] for split in environments]).to(device)
         self._indices = torch.cat([split.indices[kept] for split in environments]).to(device)
+        images = [split.inputs for split in environments if isinstance(split.inputs, Images)]
+        # Rows of images are read on the host.
+        drawn_on = "cpu" if images else device
         self._drawers = [
-            _RowDrawer(range(end - size, end), (seed, sampling, split.environment), device)
+            _RowDrawer(range(end - size, end), (seed, sampling, split.environment), drawn_on)
             for split, size, end in zip(environments, sizes, accumulate(sizes), strict=True)
         ]
+        self._inputs: Tensor | _ImageReader
+        if images:
+            self._inputs = _ImageReader(
+                Images.joined([part.subset(torch.arange(len(part))[kept]) for part in images]),
+                self._draw,
+                augmentation,
+                [(seed, "augmentation", split.environment) for split in environments],
+                counts,
+                self._shard,
+                torch.device(device),
+            )
+        else:
+            tensors = [split.inputs for split in environments if isinstance(split.inputs, Tensor)]
+            self._inputs = torch.cat([part[kept] for part in tensors]).to(device)
 
     def __len__(self) -> int:
         """Return the number of batches of one iteration."""
@@ -174,15 +202,16 @@ class TrainingStream:
         Returns:
             This rank's rows of it.
         """
-        if self._batch_size == "full":
+        if isinstance(self._inputs, _ImageReader):
+            rows, inputs = self._inputs.batch(step)
+            rows = rows.to(self._targets.device)
+        elif self._batch_size == "full":
             return self._complete(self._inputs, self._targets, self._indices)
-        start = step * self._batch_size
-        draws = [drawer.draw(start, self._batch_size)[self._shard] for drawer in self._drawers]
-        rows = torch.cat(draws)
+        else:
+            rows = self._draw(step)
+            inputs = self._inputs.index_select(0, rows)
         return self._complete(
-            self._inputs.index_select(0, rows),
-            self._targets.index_select(0, rows),
-            self._indices.index_select(0, rows),
+            inputs, self._targets.index_select(0, rows), self._indices.index_select(0, rows)
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -193,11 +222,89 @@ class TrainingStream:
         """Go on behind the batches that were handed out when `state` was taken."""
         self._position = state["position"]
 
+    def _draw(self, step: int) -> Tensor:
+        """Return this rank's rows of a batch among all that are kept, (n,) int64."""
+        if self._batch_size == "full":
+            return torch.arange(len(self._targets))
+        start = step * self._batch_size
+        draws = [drawer.draw(start, self._batch_size)[self._shard] for drawer in self._drawers]
+        return torch.cat(draws)
+
     def _complete(self, inputs: Tensor, targets: Tensor, indices: Tensor) -> EnvironmentBatch:
         """Complete a batch with the parts that are the same at every step."""
         return EnvironmentBatch(
             inputs, targets, self._environment, indices, self._rows, self._counts
         )
+
+
+class _ImageReader:
+    """Reads and augments the images of batches; while one is in use, the next one is read.
+
+    Args:
+        images: All images that may be drawn.
+        draw: From a step to its rows among them.
+        augmentation: What happens to them; None for nothing.
+        seeds: The names of an environment's augmentation, in training order.
+        counts: Rows of each environment's global batch.
+        shard: Which of these are this rank's.
+        device: Where images are augmented.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        draw: Callable[[int], Tensor],
+        augmentation: Augmentation | None,
+        seeds: Sequence[tuple[int | str, ...]],
+        counts: Sequence[int],
+        shard: slice,
+        device: torch.device,
+    ) -> None:
+        self._images = images
+        self._draw = draw
+        self._augmentation = augmentation
+        self._seeds = seeds
+        self._counts = counts
+        self._shard = shard
+        self._device = device
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: tuple[int, Future[_Read]] | None = None
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the rows of a batch on the host, and its inputs on the device."""
+        if self._ahead is None or self._ahead[0] != step:
+            # By the one reader, too: it draws, and what is drawn is kept for the next batch.
+            self._ahead = step, self._reader.submit(self._read, step)
+        read = self._ahead[1].result()
+        self._ahead = step + 1, self._reader.submit(self._read, step + 1)
+        pixels = read.pixels.to(self._device, non_blocking=True)
+        if self._augmentation is None or read.draws is None:
+            return read.rows, pixels.float().div_(255)
+        return read.rows, self._augmentation(pixels, read.draws)
+
+    def _read(self, step: int) -> _Read:
+        """Draw a batch and read its images."""
+        rows = self._draw(step)
+        pixels = self._images.read(rows)
+        if self._device.type == "cuda":
+            pixels = pixels.pin_memory()
+        if self._augmentation is None:
+            return _Read(rows, pixels, None)
+        numbers = np.concatenate(
+            [
+                uniforms(count, *seed, step)[self._shard]
+                for seed, count in zip(self._seeds, self._counts, strict=True)
+            ]
+        )
+        return _Read(rows, pixels, self._augmentation.draw(numbers, self._images.sizes[rows]))
+
+
+class _Read(NamedTuple):
+    """A batch on the host: its rows, (n, 3, height, width) uint8, and what happens to them."""
+
+    rows: Tensor
+    pixels: Tensor
+    draws: Draws | None
 
 
 class _RowDrawer:

@@ -39,9 +39,9 @@ def dataset_rows() -> Rows:
         classes = entry.constants.get("class_names", ())
         yield (
             entry.name,
-            f"{entry.title} ({entry.link})",
+            f"{entry.title} ({entry.link})" if entry.link else entry.title,
             ", ".join(environments),
-            str(len(classes)),
+            str(len(classes) or entry.constants.get("class_count") or ""),
             entry.constants.get("contents", ""),
             _options(entry),
             ", ".join(protocols(entry.name)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dgbench import registry
 from dgbench.errors import UsageError
-from dgbench.protocols import DEFAULT_DATASET, DEFAULT_PROTOCOL, Names
+from dgbench.protocols import DEFAULT_DATASET, Names, default_protocol
 from leaderboard.records import SelectionRule
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
     add("--data.name", default=DEFAULT_DATASET, help=f"Short: --dataset. Data set: {sets}.")
     add(
         "--protocol",
-        default=names.protocol if names else DEFAULT_PROTOCOL,
+        default=names.protocol if names else default_protocol(DEFAULT_DATASET),
         help="Named, complete setting of the data set.",
     )
     add("--test-env", type=Environments, help="Environment held out, index or name; repeatable.")

@@ -14,7 +14,8 @@ from dgbench import registry
 from dgbench.errors import UsageError
 
 DEFAULT_DATASET = "colored_mnist"
-DEFAULT_PROTOCOL = "digits"
+# Of a data set that has several, the first of these is used: both need no weights and minutes.
+DEFAULT_PROTOCOLS = ("digits", "small")
 CUSTOM_PROTOCOL = "custom"
 
 
@@ -31,6 +32,16 @@ def protocols(dataset: str) -> list[str]:
         dataset: the data set's name.
     """
     return sorted(file.parent.name for file in (configs() / dataset).glob("*/protocol.yaml"))
+
+
+def default_protocol(dataset: str) -> str:
+    """The protocol of a run that names none.
+
+    Args:
+        dataset: the data set's name.
+    """
+    known = protocols(dataset)
+    return next((name for name in DEFAULT_PROTOCOLS if name in known), CUSTOM_PROTOCOL)
 
 
 @dataclass(frozen=True)
@@ -87,5 +98,5 @@ def names_of(files: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> Na
         if equals and flag in ("--algo.name", "--data.name", "--protocol"):
             found[flag] = value
     dataset = found.get("--data.name", DEFAULT_DATASET)
-    usual = DEFAULT_PROTOCOL if protocols(dataset) else CUSTOM_PROTOCOL
-    return Names(found.get("--algo.name"), dataset, found.get("--protocol", usual))
+    protocol = found.get("--protocol", default_protocol(dataset))
+    return Names(found.get("--algo.name"), dataset, protocol)

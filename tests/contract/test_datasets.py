@@ -16,11 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.base import EnvironmentDataModule
-from datamodules.environments import SPLITS, Split
+from datamodules.environments import SPLITS, EnvironmentData, Split
+from datamodules.image_folder import ImageFolder
+from datamodules.images import Images
 from dgbench import registry
 from dgbench.protocols import configs, protocols
+from dgbench.search_space import hyperparameters
 from dgbench.settings import resolve
 from dgbench.training import build_algorithm, build_data
+from tests.folders import folder_options
 
 DATA_SETS = tuple(registry.entries("data set"))
 ALGORITHMS = tuple(registry.entries("algorithm"))
@@ -32,9 +36,21 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+def small_options(name: str) -> dict[str, Any]:
+    data_set = cast("type[EnvironmentDataModule]", registry.load("data set", name))
+    if issubclass(data_set, ImageFolder):
+        return folder_options(name, data_set)
+    return SMALL.get(name, {})
+
+
 def make(name: str, **run: Any) -> EnvironmentDataModule:
-    options = {"test_envs": [0], **SMALL.get(name, {}), **run}
+    options = {"test_envs": [0], **small_options(name), **run}
     return cast("EnvironmentDataModule", registry.load("data set", name)(**options))
+
+
+def all_inputs(environment: EnvironmentData) -> Tensor:
+    inputs: Tensor = environment.inputs.index_select(0, torch.arange(len(environment.targets)))
+    return inputs
 
 
 @functools.cache
@@ -73,9 +89,11 @@ def test_tensors_are_what_the_data_set_says(name):
     assert len(set(data.class_names)) == len(data.class_names) >= 2
     for index in range(len(data.environment_names)):
         environment = data.environment(index)
-        assert environment.inputs.dtype == torch.float32
-        assert environment.inputs.shape[1:] == data.input_shape
-        assert environment.inputs.isfinite().all()
+        assert environment.inputs.shape == (len(environment.targets), *data.input_shape)
+        inputs = all_inputs(environment)
+        assert inputs.dtype == torch.float32
+        assert inputs.shape == environment.inputs.shape
+        assert inputs.isfinite().all()
         assert environment.targets.dtype == torch.int64
         assert sorted(set(environment.targets.tolist())) == list(range(len(data.class_names)))
 
@@ -103,6 +121,8 @@ def tensors_of(value: object) -> Iterator[Tensor]:
 
 
 def parts_of(value: object) -> list[object]:
+    if isinstance(value, Images):
+        return [value.index_select(0, torch.arange(len(value)))]
     if isinstance(value, dict):
         return list(value.values())
     if isinstance(value, list | tuple):
@@ -132,7 +152,11 @@ def test_a_training_stream_holds_no_image_that_is_held_out(name):
     data = make(name, test_envs=[last], steps=5)
     stream = data.train_dataloader()
     next(iter(stream))
-    held = [each for each in tensors_of(stream) if each.shape[1:] == data.input_shape]
+    held = [
+        each
+        for each in tensors_of(stream)
+        if each.shape[1:] == data.input_shape and each.is_floating_point()
+    ]
     main = [data.environment(index).main for index in data.train_environments]
     assert sum(map(len, held)) == sum(map(len, main))
     forbidden = held_out(data)
@@ -144,6 +168,7 @@ def test_a_training_stream_holds_no_image_that_is_held_out(name):
 @pytest.mark.parametrize("sampling", ["permutation", "replacement"])
 def test_no_held_out_index_comes_in_200_batches(name, sampling):
     data = make(name, test_envs=[1], steps=200, batch_size=16, sampling=sampling)
+    data.augmentation = None
     batches = list(data.train_dataloader())
     assert len(batches) == 200
     for position, index in enumerate(data.train_environments):
@@ -202,7 +227,8 @@ def test_data_depend_on_the_data_seed_alone(name):
     # In another order, too.
     for index in reversed(range(count)):
         expected, found = data.environment(index), other.load_environment(index)
-        for each in ("inputs", "targets", "sources", "main", "holdout"):
+        assert torch.equal(all_inputs(found), all_inputs(expected))
+        for each in ("targets", "sources", "main", "holdout"):
             assert torch.equal(getattr(found, each), getattr(expected, each)), each
     assert other.fingerprints() == data.fingerprints()
     assert other.fingerprint == data.fingerprint
@@ -211,7 +237,7 @@ def test_data_depend_on_the_data_seed_alone(name):
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_options_that_locate_files_are_options_and_decide_nothing(name):
     data = loaded(name)
-    options = {parameter.name for parameter in registry.require("data set", name).parameters}
+    options = {option.name for option in hyperparameters(type(data))}
     assert set(data.location_options) <= options
     assert not set(data.location_options) & set(data.parameters())
 
@@ -298,7 +324,10 @@ def test_a_protocols_files_are_named_after_algorithms(data_set, protocol):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize(("data_set", "protocol"), PROTOCOLS)
 def test_a_protocol_resolves_for_every_algorithm(data_set, protocol, algo):
+    located = ("root", "cache", "manifest")
+    options = {key: value for key, value in small_options(data_set).items() if key in located}
     config = {"dataset": data_set, "protocol": protocol, "algo": algo, "test_env": 0}
+    config["data"] = options
     settings = resolve(config)
     folder = configs() / data_set / protocol
     written = yaml.safe_load((folder / "protocol.yaml").read_text())

@@ -86,6 +86,7 @@ def test_held_out_samples_never_appear(batch_size: Any, sampling: Any) -> None:
 def test_held_out_samples_are_not_even_there() -> None:
     inputs = make()._inputs
 
+    assert isinstance(inputs, torch.Tensor)
     assert len(inputs) == sum(len(ENVIRONMENTS[index].main) for index in (0, 2, 5))
     assert (inputs[:, 1] % 3 != 2).all()
 
