@@ -194,17 +194,22 @@ def _list(arguments: list[str]) -> int:
 
 
 def _leaderboard(arguments: list[str]) -> int:
-    """Builds tables from records: dgbench leaderboard build RUNS... --out DIR."""
+    """Builds tables and a page of records: dgbench leaderboard build RUNS... --out DIR."""
     parser = argparse.ArgumentParser(prog="dgbench leaderboard", description=_leaderboard.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="records in, one Markdown table out")
+    build = commands.add_parser("build", help="records in, tables and a page out")
     build.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold some")
-    build.add_argument("--out", type=Path, required=True, help="folder for LEADERBOARD.md")
+    build.add_argument("--out", type=Path, required=True, help="folder for the files")
     options = parser.parse_args(arguments)
     from leaderboard.build import build as build_tables
 
     written = build_tables(options.runs, options.out)
-    _console().print(f"Table: {written}", highlight=False, soft_wrap=True)
+    console = _console()
+    for path in written:
+        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+    if written[-1].suffix != ".parquet":
+        text = "No Parquet: it needs pyarrow, pip install 'dgbench[parquet]'."
+        console.print(text, highlight=False, markup=False)
     return 0
 
 

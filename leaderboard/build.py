@@ -10,10 +10,8 @@ from leaderboard.board import Board
 from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
 from leaderboard.frame import LeftOut, Record, from_run
-from leaderboard.records import SelectionRule, find_runs, read_run, write_text_atomic
-from leaderboard.tables import markdown
-
-LEADERBOARD_FILE = "LEADERBOARD.md"
+from leaderboard.outputs import write
+from leaderboard.records import SelectionRule, find_runs, read_run
 
 
 def load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
@@ -57,27 +55,20 @@ def load_board(paths: Sequence[str | Path], rule: SelectionRule | None = None) -
     return make_board(*load(paths), rule)
 
 
-def build(paths: Sequence[str | Path], out: str | Path, rule: SelectionRule | None = None) -> Path:
-    """Write `LEADERBOARD.md` with the tables of all records among and below `paths`.
+def build(
+    paths: Sequence[str | Path], out: str | Path, rule: SelectionRule | None = None
+) -> list[Path]:
+    """Write the tables, the page and the data files of all records among and below `paths`.
 
     Args:
         paths: As of `load`.
-        out: Folder of the file; created if it is not there.
+        out: Folder of the files; created if it is not there.
         rule: As of `load_board`.
 
     Returns:
-        The path of the file, which is the same bytes for the same records.
+        The paths of the files (`leaderboard.outputs`), `LEADERBOARD.md` first.
 
     Raises:
-        RecordError: as `load_board`, or the file cannot be written.
+        RecordError: as `load_board`, or a file cannot be written.
     """
-    text = markdown(load_board(paths, rule))
-    path = Path(out) / LEADERBOARD_FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, text)
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be written ({error.strerror}): name a folder that can, with --out"
-        ) from error
-    return path
+    return write(load_board(paths, rule), out)

@@ -1,79 +1,133 @@
-"""Markdown tables of a board."""
+"""What a table shows: its name, its columns and the text of its cells, the same in every format."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
-from leaderboard.board import Board, Cell, Column, Row, Section
-from leaderboard.frame import LeftOut
-from leaderboard.statistics import LEVEL, Difference
-
-LEGEND = (
-    "Accuracy in % on the main split of the test environment: mean ± standard error (ddof 1) over "
-    "trials (number of trials). Average and worst are taken over environments inside each trial "
-    "first. Bold: the best, and what a t-test over trials cannot tell from it "
-    f"({100 * LEVEL:.0f} %, Holm). Minus ERM: mean difference over trials [95 % interval]."
+from leaderboard.board import (
+    Board,
+    Cell,
+    Column,
+    Missing,
+    Overall,
+    OverallKey,
+    OverallRow,
+    Published,
+    Row,
+    Section,
+    SectionKey,
 )
-INCOMPLETE_LEGEND = (
-    "† has fewer trials than the row (not run, unfinished or diverged), so there is no mean."
+from leaderboard.records import SelectionRule
+from leaderboard.statistics import (
+    LEVEL,
+    MINIMUM_DATA_SETS,
+    MINIMUM_TRIALS,
+    Difference,
+    Summary,
 )
 
+MOST_ENVIRONMENTS = 30
+"""Columns of environments that a table for readers shows; files of numbers hold all."""
 
-def markdown(board: Board) -> str:
-    """Write a board as Markdown, the same bytes for the same records."""
-    parts = ["# Leaderboard", _header(board), LEGEND]
-    parts += [_section(section) for section in board.sections]
-    if any("†" in part for part in parts):
-        parts.append(INCOMPLETE_LEGEND)
-    return "\n\n".join([*parts, _left_out(board.left_out)]) + "\n"
+RULES: dict[SelectionRule, str] = {
+    "train_val": "the best mean holdout accuracy of the training environments",
+    "leave_one_out": "accuracy on one more environment, held out in runs of their own",
+    "oracle": "the held-out environment itself, for comparison only",
+    "last": "the last check, with fixed settings",
+}
 
 
-def escape(text: str) -> str:
-    """Escape what Markdown would read as markup, and join lines."""
-    return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", " ".join(text.split()))
+class Heading(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        title: Its short name.
+        meaning: What its numbers are, a sentence.
+        group: `environment` for one test environment each, `over` for what is taken over them,
+            `beside` for what is no accuracy.
+        ascending: Whether less is better, so that the least comes first.
+    """
+
+    title: str
+    meaning: str
+    group: Literal["environment", "over", "beside"]
+    ascending: bool = False
+
+
+class Entry(NamedTuple):
+    """The text of a cell.
+
+    Attributes:
+        text: The number, or what stands in its place.
+        beside: What stands beside it, smaller: its standard error or the interval of a difference.
+        hint: What a reader may ask next, as a sentence.
+        value: What to sort by; None without a number.
+        bold: Whether it is the best or tied with it.
+        partial: Whether trials are missing.
+    """
+
+    text: str
+    beside: str = ""
+    hint: str = ""
+    value: float | None = None
+    bold: bool = False
+    partial: bool = False
+
+
+NOTHING = Entry("—")
+
+MINUS = "\N{MINUS SIGN}"
 
 
 def title(section: Section) -> str:
     """Name a table by all that its runs share."""
     key = section.key
-    data = json.loads(key.data)
-    parts = [key.dataset, key.protocol]
-    if key.held_out > 1:
-        parts.append(f"{key.held_out} environments held out together")
-    parts += [key.backbone] * bool(key.backbone) + [key.source] * bool(key.source)
-    parts += [key.task] * (key.task != "generalization")
-    parts += [f"{name}={json.dumps(data[name])}" for name in data if name != "source"]
-    return ", ".join([*parts, f"selected by {key.rule}"])
+    return ", ".join([key.dataset, *facts(key), *options(section), f"selected by {key.rule}"])
 
 
-def _header(board: Board) -> str:
-    return "\n".join(
-        (
-            f"<!-- benchmark version: {board.benchmark_version} -->",
-            f"<!-- runs: {len(board.runs)} -->",
-            f"<!-- sha256 of the records: {board.sha256} -->",
+def legend(sections: Iterable[Section]) -> list[str]:
+    """How to read these tables, a sentence for each thing that is in them."""
+    lines = [
+        "Accuracy in % on the main split of environments that no training saw: mean ± standard "
+        "error (ddof 1) over trials; average and worst are taken inside each trial first.",
+        f"Bold: the best, and what a t-test over trials cannot tell from it ({100 * LEVEL:.0f} %, "
+        f"Holm); no verdict below {MINIMUM_TRIALS} trials.",
+        "Minus ERM: mean difference over trials [95 % interval].",
+    ]
+    if any(cell.accuracy is None for s in sections for row in s.rows for cell in row.cells):
+        lines.append(
+            "†: trials were not run, did not finish or diverged; such a cell has no mean, and its "
+            "row no average."
         )
+    return lines
+
+
+def in_order(board: Board) -> list[Section]:
+    """The tables, and of those of the same runs first the one that the protocol reports."""
+    return sorted(
+        board.sections, key=lambda s: (replace(s.key, rule="last"), not s.reported, s.key)
     )
 
 
-def _section(section: Section) -> str:
-    many = len(section.columns) > 1
-    titles = ["Algorithm", *(escape(column_title(column)) for column in section.columns)]
-    titles += ["Average", "Worst"] * many + ["Minus ERM"] + ["Rank"] * section.ranked
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
-    lines += [_row(row, many=many, ranked=section.ranked) for row in section.rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([f"## {escape(title(section))}", *map(escape, section.notes), table])
+def facts(key: SectionKey | OverallKey) -> list[str]:
+    """What the runs of a table share besides data set, its options and the rule."""
+    return [
+        key.protocol,
+        *[f"{key.held_out} environments held out together"] * (key.held_out > 1),
+        *[key.backbone] * bool(key.backbone),
+        *[f"source {key.source}"] * bool(key.source),
+        *[key.task] * (key.task != "generalization"),
+        *[key.origin] * (key.origin != "dgbench"),
+    ]
 
 
-def _row(row: Row, *, many: bool, ranked: bool) -> list[str]:
-    aggregates = [cell for cell in (row.average, row.worst) if cell is not None]
-    cells = [_cell(cell) for cell in (*row.cells, *aggregates)]
-    compared = row.average if many and row.average is not None else row.cells[0]
-    rank = ["—" if row.rank is None else f"{row.rank:g}"] if ranked else []
-    return [escape(row.label), *cells, _difference(compared.to_erm), *rank]
+def options(section: Section) -> list[str]:
+    """The data set's options."""
+    data = json.loads(section.key.data)
+    return [f"{name}={json.dumps(data[name])}" for name in data if name != "source"]
 
 
 def column_title(column: Column) -> str:
@@ -83,27 +137,212 @@ def column_title(column: Column) -> str:
     return f"{column.name} (with {', '.join(column.held_out_with)})"
 
 
-def _cell(cell: Cell) -> str:
+def shown_columns(section: Section) -> tuple[Column, ...]:
+    """The environments that a table for readers shows."""
+    return section.columns[:MOST_ENVIRONMENTS]
+
+
+def notes(section: Section) -> list[str]:
+    """What a reader must know about a table, whole sentences."""
+    left = len(section.columns) - MOST_ENVIRONMENTS
+    more = f"{left} more environments are in leaderboard.csv; average and worst are over all."
+    return [*section.notes, *[more] * (left > 0)]
+
+
+def headings(section: Section) -> list[Heading]:
+    """The columns of a table after the algorithm; environments first, never an average alone."""
+    environments = [
+        Heading(
+            column_title(column), f"Accuracy in {column_title(column)}, held out", "environment"
+        )
+        for column in shown_columns(section)
+    ]
+    return [*environments, *(heading for heading, _ in _derived(section))]
+
+
+def entries(section: Section, row: Row) -> list[Entry]:
+    """The cells of a row, one for each of the headings."""
+    cells = row.cells[: len(shown_columns(section))]
+    return [*map(accuracy_entry, cells), *(entry(row) for _, entry in _derived(section))]
+
+
+def whole(row: Row) -> Cell:
+    """The cell that stands for a row: its average, or its only column."""
+    return row.average or row.cells[0]
+
+
+def accuracy_entry(cell: Cell) -> Entry:
+    """An accuracy in %; of an incomplete cell how many trials it has, never a mean."""
     if cell.accuracy is None:
-        return f"{cell.n} of {cell.expected} †"
-    summary = cell.accuracy
-    error = "" if summary.standard_error is None else f" ± {100 * summary.standard_error:.1f}"
-    mean = f"{100 * summary.mean:.1f}"
-    return f"{f'**{mean}**' if cell.bold else mean}{error} ({summary.n})"
+        reasons = ", ".join(sorted({missing.reason for missing in cell.missing}))
+        return Entry(f"{cell.n} of {cell.expected} †", hint=reasons, partial=True)
+    return summary_entry(cell.accuracy, 1, scale=100)._replace(bold=bool(cell.bold))
 
 
-def _difference(found: Difference | None) -> str:
+def difference_entry(found: Difference | None) -> Entry:
+    """A difference in percent points with its interval."""
     if found is None:
-        return "—"
+        return NOTHING
+    text = number(100 * found.mean, 1, sign="+")
     if found.interval is None:
-        return f"{100 * found.mean:+.1f}"
-    low, high = found.interval
-    return f"{100 * found.mean:+.1f} \\[{100 * low:+.1f}, {100 * high:+.1f}\\]"
+        return Entry(text, value=found.mean)
+    low, high = (number(100 * end, 1, sign="+") for end in found.interval)
+    hint = "" if found.p_value is None else f"p = {found.p_value:.2g}, {found.n} trials"
+    return Entry(text, f"[{low}, {high}]", hint, found.mean)
 
 
-def _left_out(entries: Sequence[LeftOut]) -> str:
-    return "\n".join(["## Left out", "", *(_counted(entries) or ["Nothing."])])
+def summary_entry(summary: Summary | None, digits: int, *, scale: float = 1) -> Entry:
+    """A mean with its standard error."""
+    if summary is None:
+        return NOTHING
+    text = number(scale * summary.mean, digits)
+    if summary.standard_error is None or summary.interval is None:
+        return Entry(text, hint="1 trial, so no interval", value=summary.mean)
+    low, high = (number(scale * end, digits) for end in summary.interval)
+    hint = f"95 % interval {low} to {high}, {summary.n} trials"
+    error = number(scale * summary.standard_error, digits)
+    return Entry(text, f"± {error}", hint, summary.mean)
 
 
-def _counted(entries: Iterable[LeftOut]) -> list[str]:
-    return [f"- {escape(e.place)}: {e.kind}: {escape(e.reason)}" for e in entries]
+def number(value: float, digits: int, *, sign: Literal["", "+"] = "") -> str:
+    """Write a number with a minus sign, not a hyphen, and never a negative zero."""
+    return f"{value:{sign}z.{digits}f}".replace("-", MINUS)
+
+
+def _derived(section: Section) -> list[tuple[Heading, Callable[[Row], Entry]]]:
+    """The columns after the environments."""
+    over: list[tuple[Heading, Callable[[Row], Entry]]] = []
+    if len(section.columns) > 1:
+        mean = "Mean of the environments inside each trial"
+        least = "Least of the environments inside each trial"
+        over = [
+            (Heading("Average", mean, "over"), lambda row: accuracy_entry(whole(row))),
+            (Heading("Worst", least, "over"), lambda row: accuracy_entry(row.worst or whole(row))),
+        ]
+    test = "paired by trial" if section.paired else "trials not paired"
+    minus = Heading("Minus ERM", f"Difference to ERM, {test}, with its 95 % interval", "over")
+    over.append((minus, lambda row: difference_entry(whole(row).to_erm)))
+    if section.ranked:
+        rank = Heading("Rank", "Place among complete rows", "over", ascending=True)
+        over.append((rank, _rank))
+    trials = Heading("Trials", "Repetitions, with seeds of their own", "over")
+    over.append((trials, lambda row: Entry(str(len(row.trials)), value=len(row.trials))))
+    return over + _BESIDE
+
+
+def _rank(row: Row) -> Entry:
+    return NOTHING if row.rank is None else Entry(f"{row.rank:g}", value=row.rank)
+
+
+_BESIDE: list[tuple[Heading, Callable[[Row], Entry]]] = [
+    (
+        Heading("Gap", "Holdout of the training environments minus held out, %", "beside", True),
+        lambda row: summary_entry(whole(row).measure.gap, 1, scale=100),
+    ),
+    (
+        Heading("NLL", "Negative log-likelihood held out, nats", "beside", True),
+        lambda row: summary_entry(whole(row).measure.nll, 3),
+    ),
+    (
+        Heading("Brier", "Brier score held out, 0 to 2", "beside", True),
+        lambda row: summary_entry(whole(row).measure.brier, 3),
+    ),
+    (
+        Heading("ECE", "Calibration error held out, 15 bins", "beside", True),
+        lambda row: summary_entry(whole(row).measure.ece, 3),
+    ),
+    (
+        Heading("Training", "Main splits of the training environments, %", "beside"),
+        lambda row: summary_entry(row.training, 1, scale=100),
+    ),
+    (
+        Heading("Seconds", "Wall time of a run", "beside", True),
+        lambda row: summary_entry(row.seconds, 0),
+    ),
+]
+
+
+def published_entries(cell: Cell, published: Published) -> list[str]:
+    """A published number beside ours: theirs, ours, and the difference with a mark if large."""
+    ours = "—" if cell.accuracy is None else number(100 * cell.accuracy.mean, 1)
+    if published.difference is None:
+        return [published.printed, ours, "—"]
+    mark = " (!)" if published.flagged else ""
+    return [published.printed, ours, number(100 * published.difference, 1, sign="+") + mark]
+
+
+def published_rows(section: Section) -> list[tuple[str, str, Cell, Published]]:
+    """Label of the row, name of the column, our cell and theirs, in the order of the table."""
+    return [
+        (row.label, column_title(column), cell, published)
+        for row in section.rows
+        for column, cell in zip(section.columns, row.cells, strict=True)
+        for published in cell.published
+    ]
+
+
+def missing_trials(section: Section) -> list[tuple[str, Missing]]:
+    """Each trial that a table lacks, and where it lacks it."""
+    key = section.key
+    return [
+        (
+            f"{key.dataset}, {key.protocol}, {row.label}, {column_title(column)}, "
+            f"trial {missing.trial.trial_seed}",
+            missing,
+        )
+        for row in section.rows
+        for column, cell in zip(section.columns, row.cells, strict=True)
+        for missing in cell.missing
+    ]
+
+
+def overall_tables(board: Board) -> list[Overall]:
+    """The tables over data sets in which any row is complete."""
+    return [t for t in board.overall if any(row.mean is not None for row in t.rows)]
+
+
+def header(board: Board) -> list[str]:
+    """What a board is made of."""
+    return [
+        f"benchmark version {board.benchmark_version}",
+        f"{len(board.runs)} runs",
+        f"sha256 of the records {board.sha256}",
+    ]
+
+
+def overall_title(overall: Overall) -> str:
+    """Name a table over data sets by all that its runs share."""
+    return ", ".join(["Over data sets", *facts(overall.key), f"selected by {overall.key.rule}"])
+
+
+def overall_titles(overall: Overall) -> list[str]:
+    """The columns of a table over data sets after the algorithm."""
+    return [*overall.datasets, "Mean", "Average rank"]
+
+
+def overall_entries(row: OverallRow) -> list[Entry]:
+    """The cells of a row over data sets, one for each of its columns."""
+    rank = row.average_rank
+    return [
+        *(summary_entry(cell, 1, scale=100) for cell in row.cells),
+        summary_entry(row.mean, 1, scale=100),
+        NOTHING if rank is None else Entry(f"{rank:.2f}", value=rank),
+    ]
+
+
+def overall_notes(overall: Overall) -> list[str]:
+    """What is averaged, and what Friedman's test says of the ranks."""
+    notes = [
+        "Each cell is the average over a data set's environments. The mean takes data sets as fixed"
+        " and trials as independent between them."
+    ]
+    test = overall.friedman
+    if test is None:
+        too_few = f"Ranks are tested with {MINIMUM_DATA_SETS} data sets or more."
+        return [*notes, *[too_few] * (len(overall.datasets) < MINIMUM_DATA_SETS)]
+    return [
+        *notes,
+        f"Friedman's test of equal ranks (Iman and Davenport): F = {test.statistic:.2f}, "
+        f"p = {test.p_value:.2g}. Average ranks closer than {test.critical_difference:.2f} are not "
+        "told apart (Nemenyi, 5 %).",
+    ]

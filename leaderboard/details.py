@@ -1,0 +1,164 @@
+"""What the page tells of single runs, packed: base64 of gzip of JSON.
+
+Tables of one group of runs that differ in the selection rule alone share a pack.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from leaderboard.board import Board, Cell, Section, SectionKey
+from leaderboard.commands import fit_command
+from leaderboard.frame import Record
+from leaderboard.tables import column_title
+
+WHOLE = "all"
+"""The column of the cells that are taken over environments."""
+
+_SCALE = 10_000  # accuracies are packed as integers in this fraction
+_SEEDS = {"trial_seed", "data_seed", "hparams_seed"}
+
+
+def shared_key(section: Section) -> SectionKey:
+    """What tables of the same runs share: the key but the rule."""
+    return replace(section.key, rule="last")
+
+
+def pack(board: Board, sections: Sequence[tuple[int, Section]]) -> str:
+    """Pack the runs of these tables.
+
+    Args:
+        board: Their board.
+        sections: Tables of one `shared_key`, each with its place on the page.
+    """
+    records = _records(board, sections[0][1])
+    places = {record.run_id: place for place, record in enumerate(records)}
+    settings = _Table()
+    grids = _Table()
+    content = {
+        "runs": [_run(record, settings, grids) for record in records],
+        "cells": {str(place): _cells(section, records, places) for place, section in sections},
+        "settings": [json.loads(text) for text in settings.values],
+        "grids": [json.loads(text) for text in grids.values],
+    }
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
+
+
+def unpack(packed: str) -> Any:
+    """The content of a pack."""
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+class _Table:
+    """Values that many runs share, each once, with the place of each."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, int] = {}
+
+    def place(self, value: object) -> int:
+        return self.values.setdefault(json.dumps(value), len(self.values))
+
+
+def _records(board: Board, section: Section) -> list[Record]:
+    """All runs of a group, also those that no rule selected."""
+    key = section.key
+    return [
+        record
+        for record in board.runs.values()
+        if (record.dataset, record.protocol, record.backbone, record.source, record.task)
+        == (key.dataset, key.protocol, key.backbone, key.source, key.task)
+        and (record.data, len(record.test), record.origin) == (key.data, key.held_out, key.origin)
+    ]
+
+
+def _cells(
+    section: Section, records: Sequence[Record], places: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    tried: dict[tuple[str, frozenset[str]], list[Record]] = {}
+    for record in records:
+        tried.setdefault((record.algorithm, frozenset(record.test)), []).append(record)
+    found: dict[str, dict[str, Any]] = {}
+    for r, row in enumerate(section.rows):
+        cells = []
+        for column, cell in zip(section.columns, row.cells, strict=True):
+            test = frozenset((column.name, *column.held_out_with))
+            candidates = tried.get((row.algorithm, test), ())
+            own = [c for c in candidates if row.settings in (c.fixed, c.searched)]
+            cells.append(_cell(cell, column.name, column_title(column), own, places))
+        found |= {f"{r}:{c}": cell for c, cell in enumerate(cells)}
+        found[f"{r}:{WHOLE}"] = {
+            name: [item for cell in cells for item in cell[name]] for name in cells[0]
+        }
+    return found
+
+
+def _cell(
+    cell: Cell, environment: str, title: str, own: Sequence[Record], places: Mapping[str, int]
+) -> dict[str, Any]:
+    chosen = {number.run_id for number in cell.numbers}
+    return {
+        "chosen": [[places[n.run_id], n.step, environment] for n in cell.numbers],
+        "others": [[places[o.run_id], None, environment] for o in own if o.run_id not in chosen],
+        "missing": [
+            [f"{title}, trial {m.trial.trial_seed}: {m.reason}", m.command] for m in cell.missing
+        ],
+    }
+
+
+def _run(record: Record, settings: _Table, grids: _Table) -> dict[str, Any]:
+    run, checks = record.run, record.checks
+    provenance, hardware = run["provenance"], run["hardware"]
+    commit = provenance["git"]["commit"] or "unknown"
+    return {
+        "id": record.run_id,
+        "state": record.state,
+        "trial": record.trial.trial_seed,
+        "facts": {
+            "trial seed": record.trial.trial_seed,
+            "data seed": record.trial.data_seed,
+            "hyper-parameter draw": record.draw,
+            "commit": commit + " with uncommitted changes" * bool(provenance["git"]["dirty"]),
+            "created": provenance["created"],
+            "seconds": None if record.total_seconds is None else round(record.total_seconds, 1),
+            "machine": f"{hardware['cpu']}, {hardware['threads']} threads, "
+            f"{hardware['devices']} {hardware['accelerator']}",
+            "packages": ", ".join(f"{k} {v}" for k, v in provenance["packages"].items()),
+            "data": run["data_fingerprint"],
+            "record": record.place,
+            "sha256": record.sha256,
+        },
+        "settings": settings.place(_flat(run["settings"])),
+        "command": fit_command(record, record.test, record.trial)
+        or f"dgbench reproduce {record.run_id}",
+        "steps": grids.place(checks.steps.tolist()),
+        "held_out": {name: _accuracies(record, [f"{name}/main"]) for name in record.test},
+        "holdout": _accuracies(record, [f"{name}/holdout" for name in record.train]),
+    }
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names, without the seeds that are facts of a run."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif prefix or name not in _SEEDS:
+            flat[prefix + name] = value
+    return flat
+
+
+def _accuracies(record: Record, splits: Sequence[str]) -> list[int | None]:
+    """Mean accuracy over splits at each check, as integers; None where it is not finite."""
+    if not splits or any(split not in record.checks.splits for split in splits):
+        return []
+    means: npt.NDArray[np.float64] = record.checks.accuracies(splits).mean(axis=1)
+    return [None if mean != mean else round(_SCALE * mean) for mean in means.tolist()]

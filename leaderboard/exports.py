@@ -1,0 +1,138 @@
+"""A board as data for other programs: JSON, CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from leaderboard.board import Board, Cell, Row, Section
+from leaderboard.tables import column_title
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BOARD_SCHEMA = "dgbench.board/1"
+
+
+def json_text(board: Board) -> str:
+    """Write all of a board but its runs, whose ids it names: the same bytes for the same records.
+
+    Numbers that are not finite are null.
+    """
+    content = {
+        "schema": BOARD_SCHEMA,
+        "benchmark_version": board.benchmark_version,
+        "sha256": board.sha256,
+        "runs": len(board.runs),
+        "sections": board.sections,
+        "overall": board.overall,
+        "left_out": board.left_out,
+    }
+    return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+
+
+def csv_text(board: Board) -> str:
+    """Write one line for each algorithm and environment, and for its average and worst."""
+    rows = list(flat_rows(board))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_parquet(board: Board, path: Path) -> None:
+    """Write what `csv_text` does, with types.
+
+    Raises:
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    fields = [pa.field(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()]
+    parquet.write_table(pa.Table.from_pylist(list(flat_rows(board)), pa.schema(fields)), path)
+
+
+_KEY = ("dataset", "protocol", "backbone", "source", "task", "data", "held_out", "origin", "rule")
+_SUMMARY = ("mean", "standard_error", "low", "high")
+COLUMNS: Mapping[str, str] = {
+    **dict.fromkeys(_KEY, "string"),
+    "held_out": "int64",
+    **dict.fromkeys(("algorithm", "label", "settings"), "string"),
+    **dict.fromkeys(("draws", "trials"), "int64"),
+    "over": "string",  # environment, average or worst
+    "environment": "string",  # null for average and worst
+    "n": "int64",
+    **dict.fromkeys(_SUMMARY, "float64"),
+    "bold": "bool_",
+    **{
+        f"{metric}_{name}": "float64"
+        for metric in ("nll", "brier", "ece", "gap")
+        for name in _SUMMARY[:2]
+    },
+    **{f"minus_erm_{name}": "float64" for name in (*_SUMMARY, "p_value")},
+    "rank": "float64",
+}
+"""The columns of the flat table with their Arrow types; numbers are fractions, 0..1."""
+
+
+def flat_rows(board: Board) -> Iterator[dict[str, Any]]:
+    """One mapping of `COLUMNS` for each algorithm and environment, and for average and worst."""
+    for section in board.sections:
+        key = dataclasses.asdict(section.key)
+        for row in section.rows:
+            common = key | {
+                "algorithm": row.algorithm,
+                "label": row.label,
+                "settings": row.settings,
+                "draws": row.draws,
+                "trials": len(row.trials),
+                "rank": row.rank,
+            }
+            for over, environment, cell in _cells(section, row):
+                yield common | {"over": over, "environment": environment} | _numbers(cell)
+
+
+def _cells(section: Section, row: Row) -> Iterator[tuple[str, str | None, Cell]]:
+    for column, cell in zip(section.columns, row.cells, strict=True):
+        yield "environment", column_title(column), cell
+    for over, aggregate in (("average", row.average), ("worst", row.worst)):
+        if aggregate is not None:
+            yield over, None, aggregate
+
+
+def _numbers(cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {"n": cell.n, "bold": cell.bold, **_summary("", cell.accuracy)}
+    for metric in ("nll", "brier", "ece", "gap"):
+        summary = _summary(f"{metric}_", getattr(cell.measure, metric))
+        found |= {name: summary[name] for name in (f"{metric}_mean", f"{metric}_standard_error")}
+    difference = cell.to_erm
+    found |= _summary("minus_erm_", difference)
+    return found | {"minus_erm_p_value": None if difference is None else difference.p_value}
+
+
+def _summary(prefix: str, summary: Any) -> dict[str, float | None]:
+    low, high = (None, None) if summary is None else summary.interval or (None, None)
+    mean, error = (None, None) if summary is None else (summary.mean, summary.standard_error)
+    return dict(zip((prefix + name for name in _SUMMARY), (mean, error, low, high), strict=True))
+
+
+def _plain(value: Any) -> Any:
+    """Turn dataclasses and named tuples into what JSON has."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,171 @@
+"""The pictures of a board: which plots belong to a table, and what they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from leaderboard.board import Board, Cell, Overall, Row, Section
+from leaderboard.frame import Record
+from leaderboard.plots import (
+    Estimate,
+    Series,
+    Style,
+    interval_plot,
+    line_plot,
+    rank_plot,
+    scatter_plot,
+    styles,
+)
+from leaderboard.statistics import MINIMUM_TRIALS, Summary, summarize
+from leaderboard.tables import column_title, whole
+
+MOST_PLOTTED = 6
+"""Environments that have plots of their own."""
+
+PENALTY = "penalty"  # what algorithms call it in their training values
+_ACCURACY = "accuracy, %"
+
+
+class Picture(NamedTuple):
+    """A plot.
+
+    Attributes:
+        group: What kind of plot it is.
+        caption: What it shows beside that.
+        svg: The plot.
+    """
+
+    group: str
+    caption: str
+    svg: Markup
+
+
+def look_of(board: Board) -> dict[str, Style]:
+    """One look for each algorithm in all pictures of a board."""
+    labels = {row.label for section in board.sections for row in section.rows}
+    return styles(labels | {row.label for overall in board.overall for row in overall.rows})
+
+
+def section_pictures(board: Board, section: Section, look: Mapping[str, Style]) -> list[Picture]:
+    """Accuracy with intervals and over steps, penalty and cost against accuracy, for one table."""
+    columns = list(enumerate(map(column_title, section.columns)))[:MOST_PLOTTED]
+    pictures = []
+    for place, name in columns:
+        cells = [(row, row.cells[place]) for row in section.rows]
+        pictures += _intervals(f"in {name}", cells, look)
+    if len(section.columns) > 1:
+        pictures += _intervals("on average", [(row, whole(row)) for row in section.rows], look)
+    for place, name in columns:
+        pictures += _curves(board, section, place, name, look)
+    for place, name in columns:
+        pictures += _penalties(board, section, place, name, look)
+    return pictures + _costs(section, look)
+
+
+def overall_pictures(overall: Overall, look: Mapping[str, Style]) -> list[Picture]:
+    """The rank diagram of a table over data sets, where it has ranks."""
+    ranks = {r.label: r.average_rank for r in overall.rows if r.average_rank is not None}
+    if not ranks:
+        return []
+    bars = overall.not_different
+    critical = None if overall.friedman is None else overall.friedman.critical_difference
+    svg = rank_plot("Average ranks", ranks, look, bars, critical)
+    return [Picture("Average ranks", f"over {len(overall.datasets)} data sets", svg)]
+
+
+def _intervals(
+    name: str, cells: Sequence[tuple[Row, Cell]], look: Mapping[str, Style]
+) -> list[Picture]:
+    rows = [
+        (row.label, look[row.label], _percent(cell.accuracy))
+        for row, cell in cells
+        if cell.accuracy is not None
+    ]
+    svg = interval_plot(f"Accuracy {name}", rows, _ACCURACY)
+    return [Picture("Accuracy with 95 % intervals", name, svg)] if rows else []
+
+
+def _curves(
+    board: Board, section: Section, place: int, name: str, look: Mapping[str, Style]
+) -> list[Picture]:
+    split = f"{section.columns[place].name}/main"
+    series = []
+    for row in section.rows:
+        records = [board.runs[number.run_id] for number in row.cells[place].numbers]
+        points = _mean_curve([_curve(record, split) for record in records])
+        if points:
+            series.append(Series(row.label, look[row.label], points))
+    svg = line_plot(f"Accuracy over steps in {name}", series, "step", _ACCURACY)
+    several = any(len(one.points) > 1 for one in series)
+    return [Picture("Accuracy over steps", f"in {name}", svg)] if several else []
+
+
+def _curve(record: Record, split: str) -> dict[int, float]:
+    """Accuracy by step, where it was measured and is finite."""
+    checks = record.checks
+    if split not in checks.splits:
+        return {}
+    accuracies = checks.accuracies([split])[:, 0]
+    known = np.isfinite(accuracies)
+    return dict(zip(checks.steps[known].tolist(), accuracies[known].tolist(), strict=True))
+
+
+def _mean_curve(curves: Sequence[Mapping[int, float]]) -> list[tuple[float, Estimate]]:
+    """Mean over trials at the steps that all have, with intervals from three trials on."""
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    points = []
+    for step in steps:
+        estimate = _percent(summarize([curve[step] for curve in curves]))
+        points.append(
+            (float(step), estimate if len(curves) >= MINIMUM_TRIALS else Estimate(estimate.mean))
+        )
+    return points
+
+
+def _penalties(
+    board: Board, section: Section, place: int, name: str, look: Mapping[str, Style]
+) -> list[Picture]:
+    series = []
+    for row in section.rows:
+        points = []
+        for number in row.cells[place].numbers:
+            penalty = _at(board.runs[number.run_id], number.step, PENALTY)
+            if penalty is not None and penalty > 0:
+                points.append((penalty, Estimate(100 * number.accuracy)))
+        if points:
+            series.append(Series(row.label, look[row.label], points))
+    title = f"Penalty against accuracy in {name}"
+    svg = scatter_plot(title, series, "penalty at the selected check", _ACCURACY)
+    return [Picture("Penalty against accuracy", f"in {name}", svg)] if series else []
+
+
+def _at(record: Record, step: int, name: str) -> float | None:
+    """A training value at a check."""
+    checks = record.checks
+    if name not in checks.train_names:
+        return None
+    position: npt.NDArray[np.int64] = np.flatnonzero(checks.steps == step)
+    return float(checks.train[position[0], checks.train_names.index(name)])
+
+
+def _costs(section: Section, look: Mapping[str, Style]) -> list[Picture]:
+    series = [
+        Series(row.label, look[row.label], [(row.seconds.mean, _percent(accuracy))])
+        for row in section.rows
+        if row.seconds is not None and (accuracy := whole(row).accuracy) is not None
+    ]
+    name = "on average" if len(section.columns) > 1 else f"in {column_title(section.columns[0])}"
+    svg = scatter_plot(f"Cost against accuracy {name}", series, "seconds a run", _ACCURACY)
+    return [Picture("Cost against accuracy", name, svg)] if series else []
+
+
+def _percent(summary: Summary) -> Estimate:
+    low, high = (None, None) if summary.interval is None else summary.interval
+    if low is None or high is None:
+        return Estimate(100 * summary.mean)
+    return Estimate(100 * summary.mean, 100 * low, 100 * high)

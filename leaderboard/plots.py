@@ -1,0 +1,344 @@
+"""Plots as inline SVG, drawn from numbers alone.
+
+Not by matplotlib: these pictures live in the page and as files. They follow its dark mode and its
+filter (each mark carries its algorithm), cost 1 ms and some 5 KB apiece, where matplotlib's cost
+some 60 ms and 25 KB, and their bytes change with no library's version, so that a page can be
+compared with the one it should be. Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/);
+shape tells the same as colour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from leaderboard.templating import render
+
+COLOURS = 8  # classes c0 to c7 of the style sheet
+WIDTH, PLOT_HEIGHT = 400, 250  # user units
+_LABEL, _MARGIN, _FOOT = 7.0, 14, 44  # mean width of a letter; space around; space below an axis
+_ROW = 24  # height of a row of an interval plot
+
+# Outlines around the point they follow, 4 to 5 units in each direction.
+_SHAPES = (
+    "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",  # circle
+    "m-3.6-3.6h7.2v7.2h-7.2z",  # square
+    "m0-5l4.8 8.6h-9.6z",  # triangle
+    "m0-5.2l5.2 5.2l-5.2 5.2l-5.2-5.2z",  # diamond
+    "m0 5l-4.8-8.6h9.6z",  # triangle upside down
+    "m-1.6-5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z",  # plus
+    "m0-5.4l1.6 3.6l3.8.4l-2.9 2.6l.8 3.9l-3.3-2l-3.3 2l.8-3.9l-2.9-2.6l3.8-.4z",  # star
+)
+
+
+class Style(NamedTuple):
+    """How one algorithm looks in every plot of a board: its colour and its shape."""
+
+    colour: int
+    shape: int
+
+    @property
+    def outline(self) -> str:
+        """Path data that draws the shape around the point before it."""
+        return _SHAPES[self.shape]
+
+
+class Estimate(NamedTuple):
+    """A mean and its interval; without an interval `low` and `high` are None."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Series(NamedTuple):
+    """What one algorithm shows: points, and a band around them if they have intervals."""
+
+    label: str
+    style: Style
+    points: Sequence[tuple[float, Estimate]]
+
+
+@dataclass(frozen=True)
+class _Mark:
+    label: str
+    colour: int
+    text: str  # what a pointer over the mark reads
+    band: str = ""
+    line: str = ""
+    shapes: str = ""
+    caption: tuple[float, float, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Plot:
+    title: str
+    height: float
+    frame: tuple[float, float, float, float]  # left, top, right, bottom
+    x_label: str = ""
+    y_label: str = ""
+    x_ticks: Sequence[tuple[float, str]] = ()
+    y_ticks: Sequence[tuple[float, str]] = ()
+    names: Sequence[tuple[float, str]] = ()  # at the left of rows
+    marks: Sequence[_Mark] = ()
+    rules: Sequence[str] = field(default_factory=tuple)  # path data of neutral lines
+
+
+class _Axis:
+    """Maps values to user units, on a linear or a logarithmic scale, with round ticks."""
+
+    def __init__(
+        self, values: Iterable[float], start: float, end: float, *, logarithmic: bool = False
+    ) -> None:
+        found = [value for value in values if math.isfinite(value)]
+        if logarithmic:
+            found = [math.log10(value) for value in found if value > 0]
+        low, high = (min(found), max(found)) if found else (0.0, 1.0)
+        if high - low < 1e-9 * max(1.0, abs(high)):
+            low, high = low - 0.5, high + 0.5
+        room = 0.04 * (high - low)
+        self.low, self.high = low - room, high + room
+        self.start, self.end = start, end
+        self.logarithmic = logarithmic
+
+    def __call__(self, value: float) -> float:
+        place = math.log10(value) if self.logarithmic else value
+        share = (place - self.low) / (self.high - self.low)
+        return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Positions and texts of three to seven ticks."""
+        step = _round_step((self.high - self.low) / 6)
+        if self.logarithmic:
+            step = max(1.0, round(step))
+        first = math.ceil(self.low / step)
+        numbers = [step * i for i in range(first, math.floor(self.high / step) + 1)]
+        if self.logarithmic and len(numbers) < 2:
+            ends = (10**self.low * 1.05, 10**self.high / 1.05)
+            return [(self(value), _short(float(f"{value:.2g}"))) for value in ends]
+        values = [10**number for number in numbers] if self.logarithmic else numbers
+        return [(self(value), _short(value)) for value in values]
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """Give every label a colour and a shape, different pairs for 56 labels, by sorted name."""
+    return {
+        label: Style(place % COLOURS, (place + place // COLOURS) % len(_SHAPES))
+        for place, label in enumerate(sorted(set(labels)))
+    }
+
+
+def interval_plot(title: str, rows: Sequence[tuple[str, Style, Estimate]], x_label: str) -> Markup:
+    """Draw one row an algorithm: its mean, and its interval where it has one.
+
+    Args:
+        title: Names the plot for those who hear it.
+        rows: Label, style and estimate of each row, from the top down.
+        x_label: What the estimates are.
+    """
+    left = _left(label for label, *_ in rows)
+    bottom = _MARGIN + _ROW * len(rows)
+    axis = _Axis(_extent(estimate for _, _, estimate in rows), left, WIDTH - _MARGIN)
+    marks, names = [], []
+    for place, (label, style, (mean, low, high)) in enumerate(rows):
+        y = _MARGIN + _ROW * (place + 0.5)
+        names.append((y, label))
+        interval = low is not None and high is not None
+        line = f"M{axis(low):.1f} {y:.1f}H{axis(high):.1f}" if interval else ""  # type: ignore[arg-type]
+        marks.append(
+            _Mark(
+                label,
+                style.colour,
+                f"{label}: {_with_interval(Estimate(mean, low, high))}",
+                line=line,
+                shapes=f"M{axis(mean):.1f} {y:.1f}{style.outline}",
+            )
+        )
+    frame = (left, _MARGIN, WIDTH - _MARGIN, bottom)
+    return _draw(_Plot(title, bottom + _FOOT, frame, x_label, "", axis.ticks(), (), names, marks))
+
+
+def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str) -> Markup:
+    """Draw one line an algorithm, with a band where its points have intervals.
+
+    Args:
+        title: Names the plot for those who hear it.
+        series: Points in ascending order of x.
+        x_label: What x is.
+        y_label: What y is.
+    """
+    x, y, frame = _axes(series)
+    marks = []
+    for label, style, points in series:
+        if not points:
+            continue
+        places = [(x(at), y(estimate.mean)) for at, estimate in points]
+        ends = [(x(at), e) for at, e in points if e.low is not None and e.high is not None]
+        upper = [(at, y(e.high)) for at, e in ends]  # type: ignore[arg-type]
+        lower = [(at, y(e.low)) for at, e in reversed(ends)]  # type: ignore[arg-type]
+        marks.append(
+            _Mark(
+                label,
+                style.colour,
+                f"{label}: {_with_interval(points[-1][1])} at {points[-1][0]:g}",
+                band=_path([*upper, *lower]) + "z" if ends else "",
+                line=_path(places),
+                shapes=f"M{places[-1][0]:.1f} {places[-1][1]:.1f}{style.outline}",
+            )
+        )
+    return _draw(
+        _Plot(title, PLOT_HEIGHT, frame, x_label, y_label, x.ticks(), y.ticks(), (), marks)
+    )
+
+
+def scatter_plot(title: str, series: Sequence[Series], x_label: str, y_label: str) -> Markup:
+    """Draw the points of each algorithm over a logarithmic x axis; x of 0 or below is left out.
+
+    Args:
+        title: Names the plot for those who hear it.
+        series: Points in any order, with vertical intervals where they have some.
+        x_label: What x is.
+        y_label: What y is.
+    """
+    shown = [Series(s.label, s.style, [p for p in s.points if p[0] > 0]) for s in series]
+    x, y, frame = _axes(shown, logarithmic=True)
+    marks = []
+    for label, style, points in shown:
+        if not points:
+            continue
+        places = [(x(at), y(estimate.mean)) for at, estimate in points]
+        intervals = [
+            f"M{x(at):.1f} {y(e.low):.1f}V{y(e.high):.1f}"
+            for at, e in points
+            if e.low is not None and e.high is not None
+        ]
+        many = f"{label}: {len(points)} runs"
+        one = f"{label}: {_with_interval(points[0][1])} at {_short(points[0][0])}"
+        marks.append(
+            _Mark(
+                label,
+                style.colour,
+                one if len(points) == 1 else many,
+                line="".join(intervals),
+                shapes="".join(f"M{a:.1f} {b:.1f}{style.outline}" for a, b in places),
+            )
+        )
+    return _draw(
+        _Plot(title, PLOT_HEIGHT, frame, x_label, y_label, x.ticks(), y.ticks(), (), marks)
+    )
+
+
+def rank_plot(
+    title: str,
+    ranks: Mapping[str, float],
+    look: Mapping[str, Style],
+    not_different: Sequence[Sequence[str]] = (),
+    critical_difference: float | None = None,
+) -> Markup:
+    """Draw the average rank of each algorithm, best first (Demsar, 2006, JMLR 7, figure 1).
+
+    Deviations: one row an algorithm in place of labels around a line; above them a bar for each
+    group that is not told apart.
+
+    Args:
+        title: Names the plot for those who hear it.
+        ranks: Average rank of each label, 1 the best.
+        look: Style of each label.
+        not_different: Groups of labels to draw a bar for.
+        critical_difference: Of average ranks; None with too few data sets to test.
+    """
+    ordered = sorted(ranks.items(), key=lambda item: (item[1], item[0]))
+    top = _MARGIN + 9.0 * len(not_different)
+    left, bottom = _left(ranks), top + _ROW * len(ordered)
+    axis = _Axis([1.0, float(max(2, len(ordered)))], left, WIDTH - _MARGIN)
+    marks, names = [], []
+    for place, (label, rank) in enumerate(ordered):
+        y = top + _ROW * (place + 0.5)
+        shape = f"M{axis(rank):.1f} {y:.1f}{look[label].outline}"
+        names.append((y, label))
+        marks.append(_Mark(label, look[label].colour, f"{label}: {rank:.2f}", shapes=shape))
+    bars = []
+    for place, group in enumerate(not_different):
+        ends = sorted(axis(ranks[label]) for label in group)
+        bars.append(f"M{ends[0] - 3:.1f} {_MARGIN + 9.0 * place:.1f}H{ends[-1] + 3:.1f}")
+    said = "" if critical_difference is None else f", critical difference {critical_difference:.2f}"
+    x_label = f"average rank (1 is best){said}"
+    frame = (left, _MARGIN, WIDTH - _MARGIN, bottom)
+    return _draw(
+        _Plot(title, bottom + _FOOT, frame, x_label, "", axis.ticks(), (), names, marks, bars)
+    )
+
+
+def _left(labels: Iterable[str]) -> float:
+    """Where the axis starts, right of the names of rows."""
+    return min(150.0, _MARGIN + _LABEL * max(map(len, labels), default=0))
+
+
+def _cliques(ranks: Sequence[float], difference: float | None) -> list[tuple[int, int]]:
+    """First and last of each longest stretch of ascending ranks no wider than `difference`."""
+    if difference is None:
+        return []
+    groups: list[tuple[int, int]] = []
+    for first, rank in enumerate(ranks):
+        last = max(i for i, other in enumerate(ranks) if other - rank <= difference)
+        if last > first and (not groups or last > groups[-1][1]):
+            groups.append((first, last))
+    return groups
+
+
+def _axes(
+    series: Sequence[Series], *, logarithmic: bool = False
+) -> tuple[_Axis, _Axis, tuple[float, float, float, float]]:
+    frame = (52.0, float(_MARGIN), float(WIDTH - _MARGIN), float(PLOT_HEIGHT - _FOOT))
+    points = [point for s in series for point in s.points]
+    x = _Axis([at for at, _ in points], frame[0], frame[2], logarithmic=logarithmic)
+    return x, _Axis(_extent(e for _, e in points), frame[3], frame[1]), frame
+
+
+def _extent(estimates: Iterable[Estimate]) -> list[float]:
+    """All ends of intervals and means, without the intervals that dwarf what they surround.
+
+    With two trials a t interval is 12.7 standard errors to each side: one such row would press all
+    others into a line. An interval beyond three times the spread of the means is cut at the frame.
+    """
+    listed = list(estimates)
+    means = [estimate.mean for estimate in listed]
+    ends = [end for e in listed for end in (e.low, e.high) if end is not None]
+    if not means:
+        return []
+    spread = max(max(means) - min(means), 5.0)
+    low, high = min(means) - 1.5 * spread, max(means) + 1.5 * spread
+    return [*means, *(min(max(end, low), high) for end in ends)]
+
+
+def _draw(plot: _Plot) -> Markup:
+    return Markup(render("plot.svg", plot=plot, width=WIDTH))
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:.1f}"
+    return f"{estimate.mean:.1f}, 95% interval {estimate.low:.1f} to {estimate.high:.1f}"
+
+
+def _round_step(step: float) -> float:
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= step * 0.999)
+
+
+def _short(value: float) -> str:
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.6g}"
+    power = math.floor(math.log10(abs(value)))
+    digits = f"{value / 10**power:.3g}"
+    return f"1e{power}" if digits == "1" else f"{digits}e{power}"
