@@ -398,35 +398,34 @@ class ImageFolder(EnvironmentDataModule):
                     tuple(path for path, _ in unreadable),
                     spoils=True,
                 )
-            truncated = [s.path for s, r in pairs if r.truncated and not r.error]
+            truncated = [s for s, r in pairs if r.truncated and not r.error]
             if truncated:
                 yield Problem(
                     "truncated image",
                     f"{name} has {len(truncated)} files whose ends are missing and show grey: "
-                    f"{_some(truncated)}.",
-                    tuple(truncated),
+                    f"{_some([sample.name for sample in truncated])}.",
+                    tuple(sample.path for sample in truncated),
                 )
 
     def _duplicates(self) -> Iterator[Problem]:
         """Files of the same content in more than one split, of one environment or of several."""
-        where: dict[str, dict[str, Path]] = defaultdict(dict)
+        where: dict[str, dict[str, Sample]] = defaultdict(dict)
         for index, name in enumerate(self.environment_names):
             samples, readings = self.samples(index), self.readings(index)
             for split, indices in zip(SPLITS, self.split(index), strict=True):
                 for number in indices.tolist():
                     copies = where[readings[number].sha256]
-                    copies.setdefault(f"{name}/{split}", samples[number].path)
-        shared: dict[tuple[str, ...], list[tuple[Path, ...]]] = defaultdict(list)
+                    copies.setdefault(f"{name}/{split}", samples[number])
+        shared: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
         for sha256, copies in where.items():
             if sha256 and len(copies) > 1:
-                shared[tuple(copies)].append(tuple(copies.values()))
-        for splits, groups in shared.items():
-            files = tuple(path for group in groups for path in group)
+                shared[tuple(copies)] += copies.values()
+        for splits, samples in shared.items():
             yield Problem(
                 "duplicate",
-                f"{len(groups)} images stand in each of {', '.join(splits)}, byte for byte: "
-                f"{_some(files)}.",
-                files,
+                f"{len(samples) // len(splits)} images stand in each of {', '.join(splits)}, byte "
+                f"for byte: {_some([sample.name for sample in samples])}.",
+                tuple(sample.path for sample in samples),
                 spoils=True,
             )
 

@@ -31,6 +31,7 @@ class Checkpoint:
         preprocessing: from an image to the network's input.
         class_names: what the logits stand for.
         settings: all that decided the run's numbers.
+        locations: where the source files of its data set were.
         step: optimiser steps taken.
         benchmark_version: of the suite that wrote it.
     """
@@ -39,6 +40,7 @@ class Checkpoint:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     settings: dict[str, Any]
+    locations: dict[str, Any]
     step: int
     benchmark_version: str
 
@@ -69,7 +71,8 @@ def read(path: Path) -> Checkpoint:
         ) from error
     settings = ours["settings"]
     network = build_network(
-        NetworkOptions(**settings["network"]),
+        # The checkpoint has the weights; those that training began with may be nowhere any more.
+        NetworkOptions(**{**settings["network"], "weights": "none"}),
         tuple(ours["input_shape"]),
         len(ours["class_names"]),
         settings["trial_seed"],
@@ -86,6 +89,7 @@ def read(path: Path) -> Checkpoint:
         Preprocessing.from_dict(ours["preprocessing"]),
         tuple(ours["class_names"]),
         settings,
+        ours.get("locations", {}),
         content["global_step"],
         ours["benchmark_version"],
     )
@@ -109,7 +113,7 @@ def score(checkpoint: Checkpoint) -> dict[str, records.SplitMetrics]:
             f"The checkpoint was made by benchmark version {version} and this is "
             f"{BENCHMARK_VERSION}: their numbers do not compare. Install the one that made it."
         )
-    settings: Settings = resolve(recorded_config(checkpoint.settings))
+    settings: Settings = resolve(recorded_config(checkpoint.settings, checkpoint.locations))
     data = build_data(settings)
     data.setup()
     with matmul_precision(settings.matmul_precision), quiet_lightning():

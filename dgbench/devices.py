@@ -47,7 +47,8 @@ def require_exact(trainer: pl.Trainer, algorithm: pl.LightningModule) -> None:
 
 
 def _warn_of_differences(algorithm: pl.LightningModule) -> None:
-    kinds = {type(module) for module in algorithm.modules()}
+    # Frozen batch normalisation is in evaluation mode and sees no batch.
+    kinds = {type(module) for module in algorithm.modules() if module.training}
     batch_norms = (nn.modules.batchnorm._BatchNorm,)
     if any(issubclass(kind, batch_norms) and kind is not nn.SyncBatchNorm for kind in kinds):
         warnings.warn(

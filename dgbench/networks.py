@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.seeds import derive_seed
+from dgbench import backbones
+from dgbench.errors import UsageError
 
-Backbone = Literal["mlp", "small_cnn", "mnist_cnn"]
+BatchNorm = Literal["train", "frozen"]
 _GROUPS = 8
+_ALWAYS = ("backbone", "width", "logits")
 # Numbers of the largest activation of a pass through a network on a CPU: 4 MiB, which a core's
 # cache holds or nearly does. Far larger ones are asked of the system anew at every step.
 _ACTIVATION = 2**20
@@ -44,18 +47,42 @@ class Network(nn.Module):
         classifier: maps features to logits ``(n, classes)``.
         rows: most inputs of one pass on a CPU; more go through in parts. None where a sample's
             logits depend on the others, as with batch normalisation.
+        batch_norm: ``frozen`` keeps batch normalisation at its running statistics while training.
+        channels_last: whether images are laid out with their channels last.
     """
 
     def __init__(
-        self, featurizer: nn.Module, classifier: nn.Module, rows: int | None = None
+        self,
+        featurizer: nn.Module,
+        classifier: nn.Module,
+        rows: int | None = None,
+        *,
+        batch_norm: BatchNorm = "train",
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.featurizer = featurizer
         self.classifier = classifier
         self.rows = rows
+        self.batch_norm = batch_norm
+        self.channels_last = channels_last
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        self.train()
+
+    def train(self, mode: bool = True) -> Network:
+        """Sets training mode, or evaluation's; frozen batch normalisation stays in the latter."""
+        super().train(mode)
+        if self.batch_norm == "frozen":
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps inputs ``(n, ...)`` to logits ``(n, classes)``."""
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.rows is None or len(inputs) <= self.rows or inputs.device.type != "cpu":
             return self._logits(inputs)
         return torch.cat([self._logits(part) for part in torch.split(inputs, self.rows)])
@@ -71,26 +98,68 @@ class NetworkOptions:
 
     Args:
         backbone: ``mlp`` (two hidden layers, Xavier initialisation: the IRM paper's network),
-            ``small_cnn`` (three convolutions for 28x28 images, in well under a millisecond an
-            image on one core) or ``mnist_cnn`` (DomainBed's four convolutions for 28x28 images,
-            at width 128).
+            ``small_cnn`` (three convolutions for images of 28x28 to 64x64, in well under a
+            millisecond an image on one core), ``mnist_cnn`` (DomainBed's four convolutions for
+            28x28 images, at width 128), ``resnet18`` or ``resnet50`` of torchvision, or any model
+            of timm as ``timm/NAME``. The last two take inputs in [0, 1] and normalise them as their
+            weights need it.
         width: units of a hidden layer of the ``mlp``; channels of the last convolution of the
-            others. At least 1; for the ``mnist_cnn`` a multiple of 16.
+            other small ones. At least 1; for the ``mnist_cnn`` a multiple of 16.
         logits: ``all``, one for each class, or ``one`` for two classes, as the IRM paper has it.
+        weights: what a backbone of torchvision or timm starts from: ``default`` (torchvision's
+            IMAGENET1K_V1, on which the field's published numbers rest; timm's for NAME), ``none``
+            (random), or a FILE with a state dict.
+        batch_norm: ``train`` normalises by each batch; ``frozen`` by the weights' running
+            statistics, as DomainBed's published numbers do.
+        dropout: share of the features set to zero before the classifier while training, in [0, 1).
+        channels_last: lay images out with their channels last, which convolutions in bf16 need
+            to be fast; on a CPU its rounding differs.
     """
 
-    backbone: Backbone = "mlp"
+    backbone: str = "mlp"
     width: int = 128
     logits: Literal["all", "one"] = "all"
+    weights: str = "none"
+    batch_norm: BatchNorm = "train"
+    dropout: float = 0.0
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
+        published = backbones.is_published(self.backbone)
+        if not published and self.backbone not in _FEATURIZERS:
+            known = ", ".join([*_FEATURIZERS, *backbones.TORCHVISION])
+            raise UsageError(
+                f"There is no network.backbone {self.backbone!r}. There are: {known}, timm/NAME."
+            )
+        if not published and (self.weights, self.batch_norm) != ("none", "train"):
+            raise UsageError(
+                f"network.weights is {self.weights!r} and network.batch_norm {self.batch_norm!r}, "
+                f"but the {self.backbone} has neither published weights nor batch normalisation; "
+                "leave them out, or use --network.backbone resnet18."
+            )
+        if not 0 <= self.dropout < 1:
+            raise UsageError(
+                f"network.dropout is {self.dropout}; it must be from 0 up to, not including, 1."
+            )
         if self.width < 1:
-            raise ValueError(f"network.width is {self.width}; it must be at least 1.")
+            raise UsageError(f"network.width is {self.width}; it must be at least 1.")
         if self.backbone == "mnist_cnn" and self.width % (2 * _GROUPS):
-            raise ValueError(
+            raise UsageError(
                 f"network.width is {self.width}; for the mnist_cnn it must be a multiple of "
                 f"{2 * _GROUPS}."
             )
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that mean something for the backbone, as a record keeps them."""
+        options = asdict(self)
+        if backbones.is_published(self.backbone):
+            del options["width"]
+            options["backbone"] = backbones.recorded_name(self.backbone, self.weights)
+            options["weights"] = backbones.recorded_weights(self.weights)
+            return options
+        del options["weights"], options["batch_norm"]
+        # Left out where they do nothing: a record from before they were there has the same run_id.
+        return {name: value for name, value in options.items() if value or name in _ALWAYS}
 
 
 def build_network(
@@ -108,26 +177,42 @@ def build_network(
         The network, on the CPU, in float32.
 
     Raises:
-        ValueError: for a head with one logit where there are more than two classes, or a
-            convolutional backbone on something that is no image.
+        UsageError: for a head with one logit where there are more than two classes, a
+            convolutional backbone on something that is no image, or weights that cannot be had.
     """
     if options.logits == "one" and classes != 2:
-        raise ValueError(
+        raise UsageError(
             f"network.logits is 'one', which tells two classes apart, but there are {classes}; "
             "use --network.logits all."
         )
+    published = backbones.is_published(options.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "network"))
-        featurizer = _FEATURIZERS[options.backbone](input_shape, options.width)
+        featurizer: nn.Module
+        if published:
+            featurizer, width = backbones.build_trunk(
+                options.backbone, options.weights, input_shape
+            )
+        else:
+            width = options.width
+            featurizer = _FEATURIZERS[options.backbone](input_shape, width)
         classifier = (
-            OneLogitClassifier(options.width)
-            if options.logits == "one"
-            else nn.Linear(options.width, classes)
+            OneLogitClassifier(width) if options.logits == "one" else nn.Linear(width, classes)
         )
         if options.backbone == "mlp":
             _initialise_like_the_irm_paper(nn.ModuleList([featurizer, classifier]))
-    largest = _LARGEST[options.backbone](input_shape, options.width)
-    return Network(featurizer, classifier, rows=max(1, _ACTIVATION // largest))
+    if options.dropout:
+        featurizer = nn.Sequential(featurizer, nn.Dropout(options.dropout))
+    rows = None
+    if not published:
+        rows = max(1, _ACTIVATION // _LARGEST[options.backbone](input_shape, width))
+    return Network(
+        featurizer,
+        classifier,
+        rows,
+        batch_norm=options.batch_norm,
+        channels_last=options.channels_last,
+    )
 
 
 def _mlp(input_shape: tuple[int, ...], width: int) -> nn.Module:
@@ -172,7 +257,7 @@ def _mnist_cnn(input_shape: tuple[int, ...], width: int) -> nn.Module:
 def _channels(backbone: str, input_shape: tuple[int, ...]) -> int:
     """Channels of an input that must be an image."""
     if len(input_shape) != 3:
-        raise ValueError(
+        raise UsageError(
             f"network.backbone {backbone} needs images (channels, height, width), but an input has "
             f"shape {input_shape}; use --network.backbone mlp."
         )
@@ -187,7 +272,7 @@ def _initialise_like_the_irm_paper(modules: nn.Module) -> None:
 
 
 # Numbers of the largest activation of one input.
-_LARGEST: dict[Backbone, Callable[[tuple[int, ...], int], int]] = {
+_LARGEST: dict[str, Callable[[tuple[int, ...], int], int]] = {
     "mlp": lambda shape, width: width,
     "small_cnn": lambda shape, width: 4 * prod(shape[1:]),
     "mnist_cnn": lambda shape, width: width // 2 * prod(shape[1:]),

@@ -100,12 +100,14 @@ class Settings:
             train_env: names of the training environments.
         """
         trainer = {key: self.trainer[key] for key in _DECIDES_NUMBERS if key in self.trainer}
+        from dgbench.networks import NetworkOptions
+
         data_set: Any = registry.load("data set", self.data["name"])
         located = data_set.location_options
         return {
             "algo": self.algo,
             "data": {key: value for key, value in self.data.items() if key not in located},
-            "network": self.network,
+            "network": NetworkOptions(**self.network).deciding(),
             "protocol": self.protocol,
             "test_env": list(test_env),
             "train_env": list(train_env),
@@ -119,6 +121,18 @@ class Settings:
             "precision": "32-true",
             "deterministic": False,
             **trainer,
+        }
+
+    def locations(self) -> dict[str, Any]:
+        """Where the run's source files are, for going on with it; decides no number."""
+        data_set: Any = registry.load("data set", self.data["name"])
+        given = {name: self.data.get(name) for name in data_set.location_options}
+        return {
+            name: str(Path(value).expanduser().resolve())
+            if isinstance(value, str) and Path(value).expanduser().exists()
+            else value
+            for name, value in given.items()
+            if value
         }
 
     def drawn(self, hparams_seed: int) -> Settings:
@@ -177,15 +191,20 @@ def resolve_arguments(arguments: Sequence[str]) -> Settings:
     return _second_phase(names, layers, flags, tuple(files))
 
 
-def recorded_config(settings: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_config(
+    settings: Mapping[str, Any], locations: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A record's settings as a configuration: what :meth:`Settings.deciding` wrote, taken back.
 
     Args:
         settings: ``settings`` of a ``run.json``.
+        locations: where its source files are, as :meth:`Settings.locations` said.
     """
     trainer = {key: settings[key] for key in _DECIDES_NUMBERS if key in settings}
     kept = settings.keys() - {*_DECIDES_NUMBERS}
-    return {**{key: settings[key] for key in settings if key in kept}, "trainer": trainer}
+    data = {**settings["data"], **(locations or {})}
+    config = {key: settings[key] for key in settings if key in kept}
+    return {**config, "data": data, "trainer": trainer}
 
 
 def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
@@ -202,8 +221,9 @@ def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
             )
         folder = max(open_runs, key=lambda found: (found / records.RUN_FILE).stat().st_mtime)
     run = records.read_run(folder)
+    locations = run.run["provenance"].get("locations", {})
     return {
-        **recorded_config(run.run["settings"]),
+        **recorded_config(run.run["settings"], locations),
         "out": str(folder.resolve().parents[2]),
         "resume": str(folder.resolve()),
         "check_all": _measured_all(run),

@@ -94,15 +94,12 @@ def build_algorithm(settings: Settings, data: EnvironmentDataModule) -> Algorith
         settings: the resolved run.
         data: its data set.
     """
-    try:
-        network = build_network(
-            NetworkOptions(**settings.network),
-            data.input_shape,
-            len(data.class_names),
-            settings.trial_seed,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    network = build_network(
+        NetworkOptions(**settings.network),
+        data.input_shape,
+        len(data.class_names),
+        settings.trial_seed,
+    )
     options = {key: value for key, value in settings.algo.items() if key != "name"}
     algorithm: Algorithm = registry.load("algorithm", settings.algo["name"])(
         network=network, n_environments=len(data.train_environments), **options
@@ -158,12 +155,12 @@ def _train(
     claim: Claim | None,
     console: Console | None,
 ) -> None:
-    data.setup()
+    _read(data, console)
     record = Record(
         folder,
         _run_json(settings, deciding, data),
         data,
-        description(deciding, data),
+        {**description(deciding, data), "locations": settings.locations()},
         check_all=settings.check_all,
     )
     recorder = Recorder(record)
@@ -200,6 +197,15 @@ def _train(
     recorder.close(trainer, algorithm)
 
 
+def _read(data: EnvironmentDataModule, console: Console | None) -> None:
+    """Loads the data, and says what takes time and what is wrong with them."""
+    if console is not None:
+        data.say = lambda sentence: console.print(sentence, highlight=False, markup=False)
+    data.setup()
+    for problem in data.problems():
+        data.say(f"Warning: {problem.message}")
+
+
 def _run_json(
     settings: Settings, deciding: dict[str, Any], data: EnvironmentDataModule
 ) -> records.RunJson:
@@ -227,9 +233,11 @@ def _run_json(
         "environments": environments,
         "class_names": list(data.class_names),
         "data_fingerprint": data.fingerprint,
-        "provenance": provenance(),
+        "provenance": {**provenance(), "locations": settings.locations()},
         "hardware": hardware(1, "cpu"),
     }
+    if problems := data.problems():
+        content["data_problems"] = [{"kind": p.kind, "message": p.message} for p in problems]
     if settings.hparams_seed:
         content["search"] = settings.search.plain()
     return records.validate_run(content)

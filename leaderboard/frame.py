@@ -280,6 +280,10 @@ def record(
     by_index = sorted(run["environments"], key=lambda environment: environment["index"])
     test = tuple(e["name"] for e in by_index if e["role"] == "test")
     fixed = _shared_settings(settings, test, [e["name"] for e in by_index if e["role"] != "test"])
+    # A known data set of other size is another data set: its runs have rows of their own.
+    counts = [p["message"] for p in run.get("data_problems", []) if p["kind"] == "count"]
+    if counts:
+        fixed["data_counts"] = " ".join(counts)
     data = {k: v for k, v in settings["data"].items() if k != "name" and k not in _BATCHES}
     network = settings["network"]
     return Record(

@@ -95,10 +95,11 @@ class GitState(TypedDict):
 
 
 class Provenance(TypedDict):
-    """When and by what code the run was made; `created` is ISO 8601 in UTC."""
+    """When, by what code and from which files the run was made; `created` is ISO 8601 in UTC."""
 
     created: str
     argv: list[str]
+    locations: NotRequired[dict[str, Any]]
     git: GitState
     python: str
     packages: dict[str, str]
@@ -122,6 +123,13 @@ class SearchRecord(TypedDict):
     ranges: dict[str, dict[str, list[Any]]]
 
 
+class DataProblem(TypedDict):
+    """Something that is wrong with the run's data, or not as a known data set has it."""
+
+    kind: str
+    message: str
+
+
 class RunJson(TypedDict):
     """The content of `run.json`; `search` stands in runs whose `hparams_seed` is above 0."""
 
@@ -134,6 +142,7 @@ class RunJson(TypedDict):
     data_fingerprint: str
     provenance: Provenance
     hardware: Hardware
+    data_problems: NotRequired[list[DataProblem]]
     search: NotRequired[SearchRecord]
 
 

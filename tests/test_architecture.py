@@ -19,6 +19,7 @@ PACKAGES = ("dgbench", "datamodules", "leaderboard")
 # From the ground up: a module imports from its own floor and from those below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     (
+        "backbones",
         "collectives",
         "devices",
         "errors",

@@ -20,6 +20,7 @@ from datamodules.environments import SPLITS, EnvironmentData, Split
 from datamodules.image_folder import ImageFolder
 from datamodules.images import Images
 from dgbench import registry
+from dgbench.backbones import is_published
 from dgbench.protocols import configs, protocols
 from dgbench.search_space import hyperparameters
 from dgbench.settings import resolve
@@ -349,7 +350,9 @@ def test_a_protocol_resolves_for_every_algorithm(data_set, protocol, algo):
             assert getattr(settings, key) == overriding.get(key, written[key])
 
     data = build_data(settings)
+    assert data.test_environments == (0,)
+    if is_published(settings.network["backbone"]):
+        return  # too large to be built for every pair; its weights are not here
     algorithm = build_algorithm(settings, data)
     logits = algorithm(torch.zeros(2, *data.input_shape))
     assert logits.shape == (2, len(data.class_names))
-    assert data.test_environments == (0,)
