@@ -143,7 +143,7 @@ def columns(lines: Sequence[CheckLine]) -> Checks:
         RecordError: the names of training values differ between checks.
     """
     names = dict.fromkeys(split for line in lines for split in line["splits"])
-    splits = _positions(tuple(names))
+    splits = positions(tuple(names))
     train_names = tuple(lines[0]["train"]) if lines else ()
     if any(set(line["train"]) != set(train_names) for line in lines):
         raise RecordError("checks.jsonl: the names of training values differ between checks")
@@ -167,7 +167,7 @@ def columns(lines: Sequence[CheckLine]) -> Checks:
 
 
 @functools.lru_cache(maxsize=10_000)
-def _positions(splits: tuple[str, ...]) -> Mapping[str, int]:
+def positions(splits: tuple[str, ...]) -> Mapping[str, int]:
     """The column of each split, one object for all runs that measure the same ones."""
     return {split: column for column, split in enumerate(splits)}
 

@@ -1,0 +1,187 @@
+"""Reads the sweeps of DomainBed (Gulrajani and Lopez-Paz, 2021, https://arxiv.org/abs/2007.01434).
+
+A job's folder holds `results.jsonl`, one line a check with `args`, `hparams`, `step`,
+`env{i}_in_acc` and `env{i}_out_acc`, and an empty-handed file `done` once it has finished. Its *in*
+split is our main, its *out* our holdout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from leaderboard.errors import RecordError
+from leaderboard.frame import METRICS, UNKNOWN_COUNT, Checks, Record, positions, record
+from leaderboard.records import EnvironmentRecord, RunJson, canonical_json
+
+RESULTS_FILE = "results.jsonl"
+DONE_FILE = "done"
+VERSION = "DomainBed"
+PROTOCOL = "domainbed sweep"
+
+ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
+    "Debug28": ("0", "1", "2"),
+    "Debug224": ("0", "1", "2"),
+    "ColoredMNIST": ("+90%", "+80%", "-90%"),
+    "RotatedMNIST": ("0", "15", "30", "45", "60", "75"),
+    "VLCS": ("C", "L", "S", "V"),
+    "PACS": ("A", "C", "P", "S"),
+    "OfficeHome": ("A", "C", "P", "R"),
+    "TerraIncognita": ("L100", "L38", "L43", "L46"),
+    "DomainNet": ("clip", "info", "paint", "quick", "real", "sketch"),
+    "SVIRO": (
+        *("aclass", "escape", "hilux", "i3", "lexus"),
+        *("tesla", "tiguan", "tucson", "x5", "zoe"),
+    ),
+    "WILDSCamelyon": tuple(f"hospital_{i}" for i in range(5)),
+    "WILDSFMoW": tuple(f"region_{i}" for i in range(6)),
+    **{
+        f"Spawrious{kind}_{level}": ("Test", "SC_group_1", "SC_group_2")
+        for kind in ("O2O", "M2M")
+        for level in ("easy", "medium", "hard")
+    },
+}
+"""Names of the environments of each data set, in the order of its tables."""
+
+_PLACES = {"data_dir", "output_dir"}
+_NOT_TRAINING = {"args", "hparams", "step"}
+_ACCURACY = re.compile(r"env(\d+)_(in|out)_acc")
+
+
+def read_job(folder: Path) -> Record:
+    """Read the folder of one job; without `done` it is an interrupted run.
+
+    A last line without its line feed was torn by a kill and is left out.
+
+    Raises:
+        RecordError: its results are no DomainBed results.
+    """
+    content = (folder / RESULTS_FILE).read_bytes()
+    lines = [_parse(line) for line in content.split(b"\n")[:-1]]
+    if not lines:
+        raise RecordError(f"{RESULTS_FILE} has no whole line")
+    try:
+        run, checks = _run(lines[0]), _checks(lines)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RecordError(
+            f"{RESULTS_FILE} is no result of DomainBed ({type(error).__name__}: {error})"
+        ) from error
+    return record(
+        run,
+        checks,
+        place="/".join(folder.parts[-2:]),
+        origin="DomainBed",
+        state="finished" if (folder / DONE_FILE).exists() else "interrupted",
+        rule="train_val",
+        seconds=None,
+        sha256=hashlib.sha256(content).hexdigest(),
+        done_text=None,
+    )
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{RESULTS_FILE} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise RecordError(f"{RESULTS_FILE} holds a {type(content).__name__} for a check")
+    return content
+
+
+def _environment_names(dataset: str, count: int) -> tuple[str, ...]:
+    names = ENVIRONMENTS.get(dataset, ())
+    return names if len(names) == count else tuple(f"env{index}" for index in range(count))
+
+
+def _run(line: Mapping[str, Any]) -> RunJson:
+    """What a line tells of its run, in the form of `run.json`."""
+    args, hparams = line["args"], line["hparams"]
+    count = 1 + max(int(m[1]) for key in line if (m := _ACCURACY.fullmatch(key)))
+    names = _environment_names(args["dataset"], count)
+    test = sorted(args["test_envs"])
+    settings = {
+        "algo": {"name": args["algorithm"], **{k: v for k, v in hparams.items() if k != "name"}},
+        "data": {"name": args["dataset"], **_task(args)},
+        "network": {"backbone": _backbone(args["dataset"], hparams)},
+        "protocol": PROTOCOL,
+        "test_env": [names[index] for index in test],
+        "train_env": [name for index, name in enumerate(names) if index not in test],
+        "trial_seed": args["trial_seed"],
+        "data_seed": args["trial_seed"],
+        "hparams_seed": args["hparams_seed"],
+        "steps": args.get("steps"),
+        "check_every": args.get("checkpoint_freq"),
+        "holdout_fraction": args.get("holdout_fraction"),
+    }
+    kept = {key: value for key, value in args.items() if key not in _PLACES}
+    identity = canonical_json({"args": kept, "hparams": hparams})
+    environments: list[EnvironmentRecord] = [
+        {"index": index, "name": name, "role": "test" if index in test else "train", "splits": {}}
+        for index, name in enumerate(names)
+    ]
+    content = {
+        "run_id": hashlib.sha256(identity.encode()).hexdigest()[:16],
+        "benchmark_version": VERSION,
+        "settings": settings,
+        "environments": environments,
+    }
+    return cast(RunJson, content)
+
+
+def _task(args: Mapping[str, Any]) -> dict[str, str]:
+    """Runs that saw unlabelled test samples stand apart; so do those that gave some up for it."""
+    adapts = args.get("task") == "domain_adaptation"
+    return {"task": "adaptation"} if adapts or args.get("uda_holdout_fraction") else {}
+
+
+def _backbone(dataset: str, hparams: Mapping[str, Any]) -> str:
+    """The network that these hyper-parameters make, as `networks.py` reads them."""
+    if dataset in ("Debug28", "ColoredMNIST", "RotatedMNIST"):
+        return "MNIST_CNN"
+    if hparams.get("vit"):
+        return "dinov2" if hparams.get("dinov2") else "vit"
+    # The augmented ResNet-50 replaces even the ResNet-18 that was asked for.
+    if hparams.get("resnet50_augmix"):
+        return "resnet50.ram_in1k"
+    return "resnet18" if hparams.get("resnet18") else "resnet50"
+
+
+def _checks(lines: Sequence[Mapping[str, Any]]) -> Checks:
+    lines = sorted(lines, key=lambda line: line["step"])
+    accuracies = [key for key in lines[0] if _ACCURACY.fullmatch(key)]
+    training = [
+        key
+        for key, value in lines[0].items()
+        if key not in _NOT_TRAINING
+        and not key.endswith("_acc")
+        and isinstance(value, int | float)
+        and all(isinstance(line.get(key), int | float) for line in lines)
+    ]
+    names = _environment_names(lines[0]["args"]["dataset"], 1 + max(map(_index, accuracies)))
+    metrics = np.full((len(lines), len(accuracies), len(METRICS)), np.nan)
+    metrics[:, :, 0] = [[line[key] for key in accuracies] for line in lines]
+    if (metrics[:, :, 0] < 0).any() or (metrics[:, :, 0] > 1).any():
+        raise ValueError("an accuracy is not between 0 and 1")
+    splits = [f"{names[_index(k)]}/{'main' if k.endswith('_in_acc') else 'holdout'}" for k in accuracies]
+    return Checks(
+        steps=np.array([line["step"] for line in lines], dtype=np.int64),
+        seconds=np.full(len(lines), np.nan),
+        splits=positions(tuple(splits)),
+        metrics=metrics,
+        counts=np.full(metrics.shape[:2], UNKNOWN_COUNT, dtype=np.int64),
+        train_names=tuple(training),
+        train=np.array([[line[key] for key in training] for line in lines], dtype=np.float64),
+    )
+
+
+def _index(key: str) -> int:
+    match = _ACCURACY.fullmatch(key)
+    assert match is not None
+    return int(match[1])
