@@ -169,7 +169,9 @@ def _checks(lines: Sequence[Mapping[str, Any]]) -> Checks:
     metrics[:, :, 0] = [[line[key] for key in accuracies] for line in lines]
     if (metrics[:, :, 0] < 0).any() or (metrics[:, :, 0] > 1).any():
         raise ValueError("an accuracy is not between 0 and 1")
-    splits = [f"{names[_index(k)]}/{'main' if k.endswith('_in_acc') else 'holdout'}" for k in accuracies]
+    splits = [
+        f"{names[_index(k)]}/{'main' if k.endswith('_in_acc') else 'holdout'}" for k in accuracies
+    ]
     return Checks(
         steps=np.array([line["step"] for line in lines], dtype=np.int64),
         seconds=np.full(len(lines), np.nan),
