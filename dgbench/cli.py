@@ -198,11 +198,23 @@ def _leaderboard(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="dgbench leaderboard", description=_leaderboard.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="records in, tables and a page out")
-    build.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold some")
+    sources = "run folders, packed files, sweeps of DomainBed, or folders that hold some"
+    build.add_argument("runs", nargs="+", type=Path, help=sources)
     build.add_argument("--out", type=Path, required=True, help="folder for the files")
+    text = "print what DomainBed's collect_results prints of its sweep, and no more"
+    build.add_argument("--parity", choices=["domainbed"], help=text)
+    packed = commands.add_parser("pack", help="records in, one file out")
+    packed.add_argument("runs", nargs="+", type=Path, help=sources)
+    packed.add_argument("--out", type=Path, required=True, help="a .parquet or .jsonl file")
     options = parser.parse_args(arguments)
+    if options.command == "pack":
+        return _pack(options.runs, options.out)
     from leaderboard.build import build as build_tables
+    from leaderboard.build import build_parity
 
+    if options.parity is not None:
+        sys.stdout.write(build_parity(options.runs, options.out))
+        return 0
     written = build_tables(options.runs, options.out)
     console = _console()
     for path in written:
@@ -210,6 +222,19 @@ def _leaderboard(arguments: list[str]) -> int:
     if written[-1].suffix != ".parquet":
         text = "No Parquet: it needs pyarrow, pip install 'dgbench[parquet]'."
         console.print(text, highlight=False, markup=False)
+    return 0
+
+
+def _pack(runs: Sequence[Path], out: Path) -> int:
+    from leaderboard.pack import pack
+    from leaderboard.sources import load
+
+    records, left_out = load(runs)
+    written = pack(records, out)
+    console = _console()
+    for entry in left_out:
+        console.print(f"Left out: {entry.place}: {entry.reason}", highlight=False, markup=False)
+    console.print(f"Written: {written}", highlight=False, soft_wrap=True)
     return 0
 
 

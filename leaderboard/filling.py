@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from leaderboard.board import (
     Board,
@@ -45,6 +45,7 @@ _NO_MEASURE = Measure(None, None, None, None)
 _T = TypeVar("_T")
 _Key = TypeVar("_Key", bound=Any)
 Values = dict[Trial, float]
+_Pairs = dict[tuple[Any, ...], dict[frozenset[str], Record]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ class _Draft:
     trials: tuple[Trial, ...]
     cells: tuple[Cell, ...]
     values: tuple[Values, ...]  # accuracy by trial, for each column
+    chosen: Sequence[Choice]
+
+
+class _Lack(NamedTuple):
+    """Why a trial has no number, and the test environments of the runs that would give it one."""
+
+    reason: str
+    tests: Sequence[tuple[str, ...]]
 
 
 def make_board(
@@ -86,9 +95,10 @@ def make_board(
     kept, duplicates = without_duplicates(records)
     _refuse_mixed_versions(kept)
     sections = []
+    pairs = _pairs(kept)
     for each in RULES if rule is None else (rule,):
         for key, group in _grouped(kept, lambda r: _section_key(r, each)).items():  # noqa: B023
-            section = _section(key, group, asked=rule is not None)
+            section = _section(key, group, pairs, asked=rule is not None)
             if section is not None:
                 sections.append(section)
     shown = {run_id for section in sections for run_id in _runs_in(section)}
@@ -216,11 +226,26 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], _Key]) -> dict[_Key, list[
 # One table
 
 
-def _section(key: SectionKey, records: Sequence[Record], *, asked: bool) -> Section | None:
+def _pairs(records: Iterable[Record]) -> _Pairs:
+    """The finished runs that hold out several environments, by all else that decides them."""
+    pairs: _Pairs = {}
+    for record in records:
+        if len(record.test) > 1 and record.state == "finished":
+            pairs.setdefault(_pair_key(record), {})[frozenset(record.test)] = record
+    return pairs
+
+
+def _pair_key(record: Record) -> tuple[Any, ...]:
+    return record.dataset, record.fixed, record.trial, record.origin
+
+
+def _section(
+    key: SectionKey, records: Sequence[Record], pairs: _Pairs, *, asked: bool
+) -> Section | None:
     """The table of a rule, or None where no run answers it and no protocol reports it."""
     rule = key.rule
     columns = tuple(sorted({c for record in records for c in _columns(record)}, key=_order))
-    drafts = [_draft(group, columns, rule) for group in _row_groups(records, rule)]
+    drafts = [_draft(group, columns, rule, pairs) for group in _row_groups(records, rule)]
     reported = any(record.rule == rule for record in records)
     if not drafts or not (reported or asked or any(any(d.values) for d in drafts)):
         return None
@@ -251,38 +276,48 @@ def _order(column: Column) -> tuple[int, str, tuple[str, ...]]:
     return column.index, column.name, column.held_out_with
 
 
-def _draft(group: _Group, columns: Sequence[Column], rule: SelectionRule) -> _Draft:
+def _draft(group: _Group, columns: Sequence[Column], rule: SelectionRule, pairs: _Pairs) -> _Draft:
     trials = tuple(sorted({record.trial for record in group.records}))
     by_test: dict[tuple[str, ...], dict[Trial, list[Record]]] = {}
     for record in group.records:
         by_test.setdefault(record.test, {}).setdefault(record.trial, []).append(record)
     draws = {record.draw for record in group.records}
-    chosen: dict[tuple[str, ...], dict[Trial, Choice | str]] = {
-        test: {trial: _choice(rule, by_test[test][trial], draws) for trial in by_test[test]}
-        for test in by_test
+    chosen: dict[tuple[str, ...], dict[Trial, Choice | _Lack]] = {
+        test: {trial: _choice(rule, found, draws, pairs) for trial, found in trials_of.items()}
+        for test, trials_of in by_test.items()
     }
+    names = group.records[0].environments
     cells = []
     for column in columns:
-        test = tuple(
-            n for n in group.records[0].environments if n in {column.name, *column.held_out_with}
-        )
+        together = {column.name, *column.held_out_with}
+        test = tuple(name for name in names if name in together)
         cells.append(_cell(group, column, test, trials, chosen.get(test, {})))
     values = tuple({n.trial: n.accuracy for n in cell.numbers} for cell in cells)
-    return _Draft(group, trials, tuple(cells), values)
+    picked = [
+        choice
+        for choices in chosen.values()
+        for choice in choices.values()
+        if isinstance(choice, Choice)
+    ]
+    return _Draft(group, trials, tuple(cells), values, picked)
 
 
-def _choice(rule: SelectionRule, records: Sequence[Record], draws: set[int]) -> Choice | str:
-    """What the rule chooses of the draws of one trial, or why it cannot."""
+def _choice(
+    rule: SelectionRule, records: Sequence[Record], draws: set[int], pairs: _Pairs
+) -> Choice | _Lack:
+    """What the rule chooses of the draws of one trial, or what it lacks."""
+    tests = (records[0].test,)
     states = {record.state for record in records} - {"finished"}
     if states:
-        return ", ".join(sorted(states))
+        return _Lack(", ".join(sorted(states)), () if "diverged" in states else tests)
     missing = sorted(draws - {record.draw for record in records})
     if missing:
-        return f"draws {missing} not run"
+        return _Lack(f"draws {missing} not run", tests if missing == [0] else ())
     try:
-        return choose(rule, sorted(records, key=lambda record: record.draw), {})
+        beside = {record.draw: pairs.get(_pair_key(record), {}) for record in records}
+        return choose(rule, sorted(records, key=lambda record: record.draw), beside)
     except UnavailableError as error:
-        return str(error)
+        return _Lack(str(error), error.needed)
 
 
 def _cell(
@@ -290,19 +325,18 @@ def _cell(
     column: Column,
     test: tuple[str, ...],
     trials: Sequence[Trial],
-    chosen: Mapping[Trial, Choice | str],
+    chosen: Mapping[Trial, Choice | _Lack],
 ) -> Cell:
     numbers, missing = [], []
     for trial in trials:
-        choice = chosen.get(trial, "not run")
-        if not isinstance(choice, str):
+        choice = chosen.get(trial, _Lack("not run", (test,)))
+        if isinstance(choice, Choice):
             number = _number(trial, choice, column.name)
             if number is not None:
                 numbers.append(number)
                 continue
-            choice = "its accuracy is not finite"
-        command = fit_command(group.records[0], test, trial) if choice != "diverged" else None
-        missing.append(Missing(trial, choice, command))
+            choice = _Lack("its accuracy is not finite, or was not measured", ())
+        missing.append(Missing(trial, choice.reason, _commands(group, choice.tests, trial)))
     complete = not missing
     return Cell(
         accuracy=summarize([n.accuracy for n in numbers]) if complete else None,
@@ -315,6 +349,13 @@ def _cell(
         numbers=tuple(numbers),
         missing=tuple(missing),
     )
+
+
+def _commands(group: _Group, tests: Sequence[tuple[str, ...]], trial: Trial) -> str | None:
+    """The commands that make the runs which a trial lacks, one a line."""
+    like = min(group.records, key=lambda record: record.draw)
+    found = [fit_command(like, test, trial) for test in tests]
+    return "\n".join(command for command in found if command is not None) or None
 
 
 def _number(trial: Trial, choice: Choice, name: str) -> Number | None:
@@ -346,6 +387,22 @@ def _training_accuracy(record: Record, position: int, split: str) -> float | Non
         return None
     mean = float(record.checks.accuracies(splits)[position].mean())
     return None if math.isnan(mean) else mean
+
+
+def _training(draft: _Draft) -> Summary | None:
+    """Main-split accuracy of the training environments, averaged over runs inside a trial."""
+    trials: dict[Trial, list[float]] = {}
+    for record, position in draft.chosen:
+        accuracy = _training_accuracy(record, position, "main")
+        if accuracy is None:
+            return None
+        trials.setdefault(record.trial, []).append(accuracy)
+    return summarize([mean_of(values) for values in trials.values()]) if trials else None
+
+
+def _seconds(draft: _Draft) -> Summary | None:
+    seconds = [c.record.total_seconds for c in draft.chosen if c.record.total_seconds is not None]
+    return summarize(seconds) if seconds and len(seconds) == len(draft.chosen) else None
 
 
 def _measure(numbers: Sequence[Number]) -> Measure:
@@ -402,8 +459,8 @@ def _compared(
                 cells=tuple(column[i] for column in columns),
                 average=average[i] if many else None,
                 worst=worst[i] if many else None,
-                training=None,
-                seconds=None,
+                training=_training(draft),
+                seconds=_seconds(draft),
                 rank=ranks[i],
             )
         )

@@ -15,10 +15,41 @@ import numpy as np
 from leaderboard.domainbed import ENVIRONMENTS
 from leaderboard.frame import Record
 
-ALGORITHMS = tuple(
-    "ERM ERMPlusPlus Fish IRM GroupDRO Mixup MLDG CORAL MMD DANN CDANN MTL SagNet ARM VREx RSC SD "
-    "ANDMask SANDMask IGA SelfReg Fishr TRM IB_ERM IB_IRM CAD CondCAD Transfer CausIRL_CORAL "
-    "CausIRL_MMD EQRM RDM ADRMX URM".split()
+ALGORITHMS = (
+    "ERM",
+    "ERMPlusPlus",
+    "Fish",
+    "IRM",
+    "GroupDRO",
+    "Mixup",
+    "MLDG",
+    "CORAL",
+    "MMD",
+    "DANN",
+    "CDANN",
+    "MTL",
+    "SagNet",
+    "ARM",
+    "VREx",
+    "RSC",
+    "SD",
+    "ANDMask",
+    "SANDMask",
+    "IGA",
+    "SelfReg",
+    "Fishr",
+    "TRM",
+    "IB_ERM",
+    "IB_IRM",
+    "CAD",
+    "CondCAD",
+    "Transfer",
+    "CausIRL_CORAL",
+    "CausIRL_MMD",
+    "EQRM",
+    "RDM",
+    "ADRMX",
+    "URM",
 )
 """The order of its rows."""
 

@@ -27,7 +27,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
-from leaderboard.errors import RecordError
+from leaderboard.errors import NewerSchemaError, RecordError
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
@@ -435,7 +435,7 @@ def _refuse_other_schema(obj: object, ours: str) -> None:
     if match is None:
         raise RecordError(f"schema {given!r} is not a {kind!r} record: expected {ours!r}")
     if int(match[1]) > int(version):
-        raise RecordError(
+        raise NewerSchemaError(
             f"schema {given!r} is newer than {ours!r}, the newest that this version reads: "
             "upgrade dgbench"
         )
@@ -593,7 +593,7 @@ def _read(path: Path, validate: Callable[[object], _Content]) -> _Content | None
     try:
         return validate(_parse(path.read_bytes()))
     except RecordError as error:
-        raise RecordError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _parse(data: bytes) -> object:

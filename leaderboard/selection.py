@@ -22,7 +22,15 @@ RULES: tuple[SelectionRule, ...] = ("train_val", "leave_one_out", "oracle", "las
 
 
 class UnavailableError(RecordError):
-    """A selection rule cannot choose among these checks; the message says why."""
+    """A selection rule cannot choose among these checks; the message says why.
+
+    Attributes:
+        needed: Names of the test environments of each run that it lacks.
+    """
+
+    def __init__(self, message: str, needed: Sequence[tuple[str, ...]] = ()) -> None:
+        super().__init__(message)
+        self.needed = tuple(needed)
 
 
 class View(NamedTuple):
@@ -174,7 +182,8 @@ def left_out_view(record: Record, pairs: Mapping[frozenset[str], Record]) -> Vie
     missing = [name for name, pair in found.items() if pair is None]
     if missing:
         raise UnavailableError(
-            f"leave_one_out needs runs that hold out one of {missing} beside {list(record.test)}"
+            f"leave_one_out needs runs that hold out one of {missing} beside {list(record.test)}",
+            [(*record.test, name) for name in missing],
         )
     held_out = {name: pair.checks for name, pair in found.items() if pair is not None}
     steps = record.checks.steps

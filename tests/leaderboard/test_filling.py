@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from leaderboard.board import Board, Section
-from leaderboard.build import load, load_board
+from leaderboard.build import load_board
 from leaderboard.filling import make_board
 from leaderboard.records import SelectionRule
+from leaderboard.sources import load
 from tests.leaderboard.make_golden import (
     colored_run,
     make_check,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.build import load
 from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
 from leaderboard.frame import Trial, columns, from_run, without_duplicates
 from leaderboard.records import read_run
+from leaderboard.sources import load
 from tests.leaderboard.make_golden import (
     COLORED,
     colored_run,

@@ -1,0 +1,233 @@
+"""Many records in one file: Parquet, or JSON lines where a reader should need no library.
+
+One row a run, checks as columns, sorted by run id. Reading gives back exactly the records that were
+written. The same records give the same bytes: of JSON lines always, of Parquet with one version of
+pyarrow, whose name is in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from leaderboard.errors import RecordError
+from leaderboard.frame import METRICS, Checks, Record, positions, record, without_duplicates
+from leaderboard.records import canonical_json, validate_done, validate_run, write_text_atomic
+
+PACK_SCHEMA = "dgbench.pack/1"
+SUFFIXES = (".parquet", ".jsonl")
+
+_TEXTS = ("place", "origin", "state", "rule", "sha256", "run", "done")
+_FLOATS = ("seconds", *METRICS, "train")
+_INTEGERS = ("steps", "counts")
+_NAMES = ("splits", "train_names")
+_ROWS_AT_A_TIME = 500
+
+
+def pack(records: Iterable[Record], path: str | Path) -> Path:
+    """Write records into one file, atomically; copies of a record count once.
+
+    Args:
+        records: In any order.
+        path: The file, `.parquet` or `.jsonl`; its folder is created if it is not there.
+
+    Raises:
+        RecordError: for another suffix, for two different records of one run id, if the file cannot
+            be written, or for Parquet without pyarrow.
+    """
+    path = Path(path)
+    _refuse_suffix(path)
+    kept, left_out = without_duplicates(records)
+    differing = [entry.place for entry in left_out if "other numbers" in entry.reason]
+    if differing:
+        raise RecordError(
+            f"{', '.join(differing)} have one run id and different numbers: keep one of them"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            _write_parquet([_row(each) for each in kept], path)
+        else:
+            lines = [{"schema": PACK_SCHEMA}, *map(_json_row, kept)]
+            write_text_atomic(path, "".join(canonical_json(line) + "\n" for line in lines))
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}): name another") from error
+    return path
+
+
+def read_pack(path: str | Path) -> Iterator[Record]:
+    """Read the records of a file that `pack` wrote.
+
+    Raises:
+        RecordError: it is no such file, was written by a newer version, a row is not a record, or
+            for Parquet without pyarrow.
+    """
+    path = Path(path)
+    _refuse_suffix(path)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield _record(row)
+        except (RecordError, KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"{path.name}, record {number}: {error}") from error
+
+
+def _refuse_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise RecordError(f"{path} is no packed file: its name must end in {' or '.join(SUFFIXES)}")
+
+
+def _row(each: Record) -> dict[str, Any]:
+    checks = each.checks
+    return {
+        "place": each.place,
+        "origin": each.origin,
+        "state": each.state,
+        "rule": each.rule,
+        "sha256": each.sha256,
+        "run": each.run_text,
+        "done": each.done_text,
+        "total_seconds": each.total_seconds,
+        "steps": checks.steps,
+        "counts": checks.counts.ravel(),
+        "seconds": checks.seconds,
+        "splits": list(checks.splits),
+        "train_names": list(checks.train_names),
+        "train": checks.train.ravel(),
+        **{name: checks.metrics[:, :, i].ravel() for i, name in enumerate(METRICS)},
+    }
+
+
+def _json_row(each: Record) -> dict[str, Any]:
+    row = _row(each)
+    for name in _INTEGERS:
+        row[name] = row[name].tolist()
+    for name in _FLOATS:
+        row[name] = [value if math.isfinite(value) else None for value in row[name].tolist()]
+    return row
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    run = json.loads(row["run"])
+    if row["origin"] == "dgbench":
+        validate_run(run)
+        if row["done"] is not None:
+            validate_done(json.loads(row["done"]))
+    return record(
+        run,
+        _checks(row),
+        place=row["place"],
+        origin=row["origin"],
+        state=row["state"],
+        rule=row["rule"],
+        seconds=row["total_seconds"],
+        sha256=row["sha256"],
+        done_text=row["done"],
+    )
+
+
+def _checks(row: Mapping[str, Any]) -> Checks:
+    steps = np.asarray(row["steps"], dtype=np.int64)
+    splits, train_names = positions(tuple(row["splits"])), tuple(row["train_names"])
+    shape = (len(steps), len(splits))
+    metrics = np.stack([_floats(row[name]).reshape(shape) for name in METRICS], axis=2)
+    if (np.diff(steps) <= 0).any() or (metrics < 0).any() or (metrics[:, :, 0] > 1).any():
+        raise RecordError("its steps do not ascend, or a metric is out of its range")
+    return Checks(
+        steps=steps,
+        seconds=_floats(row["seconds"]),
+        splits=splits,
+        metrics=metrics,
+        counts=np.asarray(row["counts"], dtype=np.int64).reshape(shape),
+        train_names=train_names,
+        train=_floats(row["train"]).reshape(len(steps), len(train_names)),
+    )
+
+
+def _floats(values: Sequence[float | None] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _refuse_schema(given: object, path: Path) -> None:
+    kind, version = PACK_SCHEMA.split("/")
+    name, _, number = str(given).partition("/")
+    if name != kind or not number.isdigit():
+        raise RecordError(f"{path.name} is no packed file of records: expected {PACK_SCHEMA!r}")
+    if int(number) > int(version):
+        raise RecordError(
+            f"{path.name}: schema {given!r} is newer than {PACK_SCHEMA!r}, the newest that this "
+            "version reads: upgrade dgbench"
+        )
+
+
+def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file):
+            try:
+                content = json.loads(line)
+            except ValueError as error:
+                raise RecordError(f"{path.name}, line {number + 1}: not JSON ({error})") from error
+            if number:
+                yield content
+            else:
+                given = content.get("schema") if isinstance(content, dict) else None
+                _refuse_schema(given, path)
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    parquet = _pyarrow_parquet()
+    from pyarrow import ArrowException
+
+    try:
+        file = parquet.ParquetFile(path)
+    except ArrowException as error:
+        raise RecordError(f"{path.name} is not Parquet ({error})") from error
+    metadata = file.schema_arrow.metadata or {}
+    _refuse_schema(metadata.get(b"schema", b"").decode(), path)
+    for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME):
+        columns = {name: _values(batch.column(name), name) for name in batch.schema.names}
+        for position in range(batch.num_rows):
+            yield {name: column[position] for name, column in columns.items()}
+
+
+def _values(column: Any, name: str) -> Sequence[Any]:
+    """A column as Python values; of numbers, each row's as an array."""
+    if name not in (*_FLOATS, *_INTEGERS):
+        values: list[Any] = column.to_pylist()
+        return values
+    ends = column.offsets.to_numpy()
+    flat = column.values.to_numpy()
+    return [flat[start:end] for start, end in pairwise(ends)]
+
+
+def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    parquet = _pyarrow_parquet()
+    import pyarrow
+
+    kinds = dict.fromkeys(_TEXTS, pyarrow.string()) | {"total_seconds": pyarrow.float64()}
+    kinds |= dict.fromkeys(_NAMES, pyarrow.list_(pyarrow.string()))
+    kinds |= dict.fromkeys(_INTEGERS, pyarrow.list_(pyarrow.int64()))
+    kinds |= dict.fromkeys(_FLOATS, pyarrow.list_(pyarrow.float64()))
+    schema = pyarrow.schema(list(kinds.items()), metadata={"schema": PACK_SCHEMA})
+    temporary = path.with_name(f".{path.name}.tmp")
+    columns = {name: [row[name] for row in rows] for name in kinds}
+    table = pyarrow.table(columns, schema=schema)
+    parquet.write_table(table, temporary, compression="zstd", row_group_size=_ROWS_AT_A_TIME)
+    temporary.replace(path)
+
+
+def _pyarrow_parquet() -> Any:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise RecordError(
+            "Parquet needs pyarrow: pip install 'dgbench[parquet]', or use a .jsonl file"
+        ) from error
+    return parquet

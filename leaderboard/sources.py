@@ -1,0 +1,96 @@
+"""Finds records and reads them: run folders, packed files, DomainBed's sweeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from leaderboard import domainbed
+from leaderboard.errors import NewerSchemaError, RecordError
+from leaderboard.frame import LeftOut, Record, from_run
+from leaderboard.pack import SUFFIXES, read_pack
+from leaderboard.records import CHECKS_FILE, DONE_FILE, RUN_FILE, read_run
+
+PACKED = tuple(f"records{suffix}" for suffix in SUFFIXES)
+"""Names by which a packed file is found in a folder; named itself, it may have any."""
+
+
+def load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
+    """Read all records among and below `paths`.
+
+    Args:
+        paths: Packed files, run folders, jobs of DomainBed, and folders that hold some at any
+            depth.
+
+    Returns:
+        The records, and what could not be read as one.
+
+    Raises:
+        RecordError: a path is not there, holds no record, a packed file is broken, or a record was
+            written by a newer version.
+    """
+    records: list[Record] = []
+    left_out: list[LeftOut] = []
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise RecordError(f"{path} is not there: name packed files, or folders of runs")
+        if path.is_file():
+            records += read_pack(path)
+        else:
+            found |= dict.fromkeys(Path(os.path.abspath(folder)) for folder in _walk(path))
+    for folder in sorted(found):
+        _read_folder(folder, records, left_out)
+    if not records and not left_out:
+        raise RecordError(
+            f"no runs in {', '.join(map(str, paths))}: name run folders (they hold a run.json), "
+            "folders above them, packed files, or sweeps of DomainBed"
+        )
+    return records, left_out
+
+
+def _walk(root: Path) -> list[str]:
+    """The folders that hold something of a record; what is below one is its own affair."""
+    known = {RUN_FILE, CHECKS_FILE, DONE_FILE, domainbed.RESULTS_FILE, *PACKED}
+    folders = []
+    for folder, children, files in os.walk(root):
+        if not known.isdisjoint(files) or {"out.txt", "err.txt"} <= set(files):
+            folders.append(folder)
+            if RUN_FILE in files or domainbed.RESULTS_FILE in files:
+                children.clear()
+    return folders
+
+
+def _read_folder(folder: Path, records: list[Record], left_out: list[LeftOut]) -> None:
+    for name in PACKED:
+        if (folder / name).exists():
+            records.extend(read_pack(folder / name))
+    reader: Callable[[Path], Record]
+    depth = 3
+    if (folder / RUN_FILE).exists():
+        reader = _read_run
+    elif (folder / domainbed.RESULTS_FILE).exists():
+        reader, depth = domainbed.read_job, 2
+    elif any((folder / name).exists() for name in PACKED):
+        return
+    else:
+        reason = f"neither {RUN_FILE} nor {domainbed.RESULTS_FILE}: it had hardly begun"
+        left_out.append(LeftOut("/".join(folder.parts[-2:]), "partial", reason))
+        return
+    try:
+        records.append(reader(folder))
+    except NewerSchemaError:
+        raise
+    except (RecordError, OSError) as error:
+        # A published list names the record: no paths of a machine in it.
+        reason = str(error).replace(f"{folder}{os.sep}", "")
+        foreign = "is not a 'dgbench" in reason or "no result of DomainBed" in reason
+        kind: LeftOut = LeftOut(
+            "/".join(folder.parts[-depth:]), "foreign" if foreign else "corrupt", reason
+        )
+        left_out.append(kind)
+
+
+def _read_run(folder: Path) -> Record:
+    return from_run(read_run(folder))
