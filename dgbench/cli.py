@@ -238,6 +238,16 @@ def _pack(runs: Sequence[Path], out: Path) -> int:
     return 0
 
 
+def _inspect(arguments: list[str]) -> int:
+    """Shows what a data set holds and what is wrong with it: counts, copies, pictures."""
+    from dgbench.settings import resolve_inspection
+
+    settings = resolve_inspection(arguments)
+    from dgbench.inspect import inspect
+
+    return int(inspect(settings, _console()).spoilt)
+
+
 def _icp(arguments: list[str]) -> int:
     """Finds causes in a table: dgbench icp --table FILE.csv --target Y --environment-column E."""
     from dgbench import icp, icp_report
@@ -292,5 +302,6 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "reproduce": _reproduce,
     "list": _list,
     "leaderboard": _leaderboard,
+    "inspect": _inspect,
     "icp": _icp,
 }

@@ -73,21 +73,13 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
     add("--config", action="config", help="YAML file of options; flags override it.")
     known = ", ".join(registry.entries("algorithm"))
     add("--algo.name", required=True, help=f"Short: --algo. Algorithm: {known}; or package.Class.")
-    sets = ", ".join(registry.entries("data set"))
-    add("--data.name", default=DEFAULT_DATASET, help=f"Short: --dataset. Data set: {sets}.")
-    add(
-        "--protocol",
-        default=names.protocol if names else default_protocol(DEFAULT_DATASET),
-        help="Named, complete setting of the data set.",
-    )
-    add("--test-env", type=Environments, help="Environment held out, index or name; repeatable.")
+    _add_data(parser, names)
     add(
         "--train-env",
         type=Environments,
         help="Environment trained on; repeatable; default: all others.",
     )
     add("--trial-seed", type=int, default=0, help="Decides initialisation and batches.")
-    add("--data-seed", type=int, default=0, help="Decides environments and splits.")
     add(
         "--hparams-seed",
         type=int,
@@ -132,6 +124,32 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
     return parser
 
 
+def build_inspect_parser(names: Names | None = None) -> ArgumentParser:
+    """Makes the parser of ``inspect``; of its own flags alone as long as no names are known.
+
+    Args:
+        names: the data set, whose options are added; this imports it and Lightning.
+    """
+    from jsonargparse import ArgumentParser
+
+    title = "Shows what a data set holds and what is wrong with it."
+    parser = ArgumentParser(prog="dgbench inspect", description=title, exit_on_error=False)
+    add = parser.add_argument
+    add("--config", action="config", help="YAML file of options, one of `fit` too; flags win.")
+    _add_data(parser, names)
+    add("--out", default="inspection", help="Folder of the pictures, in one of the set's name.")
+    add("--json", type=bool, nargs="?", const=True, default=False, help="Print JSON.")
+    if names is None:
+        parser.epilog = "inspect --dataset NAME --help shows the options of a data set."
+    else:
+        add_set = parser.add_class_arguments
+        add_set(
+            registry.load("data set", names.dataset), "data", skip=_HAVE_FLAGS, instantiate=False
+        )
+        _hide_groups(parser)
+    return parser
+
+
 def refuse_unknown(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """Refuses options that the parser does not have.
 
@@ -158,10 +176,36 @@ def refuse_unknown(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         raise UsageError(f"There is no option {flag}.{hint} There are: {listed}.")
 
 
-def in_our_words(error: Exception, names: Names) -> str:
-    """One line of jsonargparse's message, in the words of the command line."""
+def in_our_words(error: Exception, command: str) -> str:
+    """One line of jsonargparse's message, in the words of the command line.
+
+    Args:
+        error: what it raised.
+        command: the command that shows the options.
+    """
     reason = re.sub(r'^Parser key "([^"]*)"', r"--\1", " ".join(str(error).split()))
-    return f"{reason}. `dgbench fit --algo {names.algo} --help` shows every option and its type."
+    return f"{reason}. `dgbench {command} --help` shows every option and its type."
+
+
+def _add_data(parser: ArgumentParser, names: Names | None) -> None:
+    """Adds what names the data: set, protocol, environments held out and seed."""
+    add = parser.add_argument
+    sets = ", ".join(registry.entries("data set"))
+    add("--data.name", default=DEFAULT_DATASET, help=f"Short: --dataset. Data set: {sets}.")
+    add(
+        "--protocol",
+        default=names.protocol if names else default_protocol(DEFAULT_DATASET),
+        help="Named, complete setting of the data set.",
+    )
+    add("--test-env", type=Environments, help="Environment held out, index or name; repeatable.")
+    add("--data-seed", type=int, default=0, help="Decides environments and splits.")
+
+
+def _hide_groups(parser: ArgumentParser) -> None:
+    """Hides the flags that read a whole group from a file: these names are our short forms."""
+    for action in parser._actions:
+        if action.dest in ("algo", "data", "network", "trainer"):
+            action.help = SUPPRESS
 
 
 def _add_classes(parser: ArgumentParser, algo: str, dataset: str) -> None:
@@ -178,10 +222,6 @@ def _add_classes(parser: ArgumentParser, algo: str, dataset: str) -> None:
     add(pl.Trainer, "trainer", skip={*_INSTEAD, *_SET_HERE}, instantiate=False)
     # A run of a benchmark takes one device unless it is told otherwise, not every GPU it can see.
     parser.set_defaults({"trainer.devices": 1})
-    for action in parser._actions:
-        if action.dest in ("algo", "data", "network", "trainer"):
-            # jsonargparse lets a group be read from a file under its name; our short forms of
-            # these names mean something else.
-            action.help = SUPPRESS
+    _hide_groups(parser)
     searched = [f"{p.name} {p.range}" for p in hyperparameters(algorithm) if p.range is not None]
     parser.epilog = f"Search ranges: {'; '.join(searched)}."

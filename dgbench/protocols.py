@@ -63,6 +63,14 @@ class Names:
             raise UsageError(f"Name an algorithm with --algo. There are: {known}.")
         if "." not in self.algo:
             registry.require("algorithm", self.algo)
+        self.require_data()
+
+    def require_data(self) -> None:
+        """Refuses unknown names of data set and protocol, importing nothing.
+
+        Raises:
+            UsageError: with the names there are.
+        """
         if "." not in self.dataset:
             registry.require("data set", self.dataset)
         known_protocols = protocols(self.dataset)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import io
 from argparse import ArgumentError
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -24,6 +24,7 @@ from dgbench.parser import (
     DEFAULT_OUT,
     Environments,
     Logger,
+    build_inspect_parser,
     build_parser,
     in_our_words,
     refuse_unknown,
@@ -34,8 +35,13 @@ from dgbench.search_spaces import SearchSpace, read
 from leaderboard import records
 from leaderboard.records import SelectionRule
 
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
 # What of the Trainer decides the numbers, and so belongs to the record.
 _DECIDES_NUMBERS = ("precision", "deterministic", "gradient_clip_val", "gradient_clip_algorithm")
+# What of a run's configuration says which data it has.
+_DATA_KEYS = ("data", "protocol", "test_env", "data_seed")
 # Lightning's short names: one precision must not have two run_ids.
 _PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
@@ -191,6 +197,56 @@ def resolve_arguments(arguments: Sequence[str]) -> Settings:
     return _second_phase(names, layers, flags, tuple(files))
 
 
+@dataclass(frozen=True)
+class DataSettings:
+    """One resolved data set, and what to do with what is found in it.
+
+    Attributes:
+        data: name and options of the data set.
+        protocol: name of the protocol whose file was applied.
+        test_env: environments held out, indices or names.
+        data_seed: decides environments and splits.
+        out: folder of the pictures.
+        json: whether to print JSON.
+    """
+
+    data: dict[str, Any]
+    protocol: str
+    test_env: list[int | str]
+    data_seed: int
+    out: str
+    json: bool
+
+
+def resolve_inspection(arguments: Sequence[str]) -> DataSettings:
+    """Resolves a data set from the arguments of ``inspect``.
+
+    Args:
+        arguments: the command line after ``inspect``.
+
+    Raises:
+        UsageError: for names, options and values that are not allowed.
+        SystemExit: with 0 after printing help.
+    """
+    flags, files, _ = sorted_out(arguments)
+    layers = [long_form(read_yaml(Path(file))) for file in files]
+    names = names_of(layers, flags)
+    named = any(flag.startswith("--data.name=") for flag in flags)
+    if {"--help", "-h"} & set(flags) and not named:
+        build_inspect_parser().print_help()
+        raise SystemExit(0)
+    names.require_data()
+    suite = [read_yaml(file) for file in names.files()]
+    of_data, of_user = (
+        [{key: layer[key] for key in _DATA_KEYS if key in layer} for layer in part]
+        for part in (suite, layers)
+    )
+    command = f"inspect --dataset {names.dataset}"
+    values = _parsed(build_inspect_parser, names, of_data, of_user, flags, command)
+    values["test_env"] = [] if values["test_env"] is None else _listed(values["test_env"])
+    return DataSettings(**values)
+
+
 def recorded_config(
     settings: Mapping[str, Any], locations: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -244,25 +300,39 @@ def _second_phase(
     sources: tuple[str, ...] = (),
 ) -> Settings:
     names.require()
+    suite = [read_yaml(file) for file in names.files()]
+    values = _parsed(build_parser, names, suite, layers, flags, f"fit --algo {names.algo}")
+    options = [*flags, *(option for layer in layers for option in as_options(layer))]
+    values["search"] = _search(values, {option.partition("=")[0] for option in options})
+    applied = tuple(str(file.relative_to(configs().parent)) for file in names.files())
+    return _settings(values, applied + sources)
+
+
+def _parsed(
+    build: Callable[[Names | None], ArgumentParser],
+    names: Names,
+    suite: Sequence[Mapping[str, Any]],
+    layers: Sequence[Mapping[str, Any]],
+    flags: Sequence[str],
+    command: str,
+) -> dict[str, Any]:
+    """What a parser makes of the suite's configurations, the user's, and flags, in that order."""
     options = [*flags, *(option for layer in layers for option in as_options(layer))]
     # Once without the classes: most slips are found before torch is imported.
-    refuse_unknown(build_parser(), [option for option in options if "." not in option])
-    parser = build_parser(names)
+    refuse_unknown(build(None), [option for option in options if "." not in option])
+    parser = build(names)
     refuse_unknown(parser, options)
-    files = names.files()
     try:
-        texts = [yaml.safe_dump(dict(layer), sort_keys=False) for layer in layers]
+        texts = [yaml.safe_dump(dict(layer), sort_keys=False) for layer in (*suite, *layers)]
         with contextlib.redirect_stderr(io.StringIO()):
-            parsed = parser.parse_args([f"--config={text}" for text in [*files, *texts]] + [*flags])
+            parsed = parser.parse_args([*(f"--config={text}" for text in texts), *flags])
     except Exception as error:
         if not _is_about_arguments(error):
             raise
-        raise UsageError(in_our_words(error, names)) from error
-    values = parsed.as_dict()
+        raise UsageError(in_our_words(error, command)) from error
+    values: dict[str, Any] = parsed.as_dict()
     values.pop("config")
-    values["search"] = _search(values, {option.partition("=")[0] for option in options})
-    applied = tuple(str(file.relative_to(configs().parent)) for file in files)
-    return _settings(values, applied + sources)
+    return values
 
 
 def _search(values: Mapping[str, Any], fixed: Collection[str]) -> SearchSpace:

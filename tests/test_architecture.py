@@ -43,6 +43,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "catalogue",
         "report",
         "icp_report",
+        "inspect",
     ),
     ("training",),
     ("checkpoints", "reproduce"),
