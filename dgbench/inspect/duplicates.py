@@ -113,6 +113,7 @@ def near_groups(signed: Signatures, places: IntArray) -> list[IntArray]:
     _, kept = np.unique(
         np.stack([signed.digests.view(np.int64), places]), axis=1, return_index=True
     )
+    kept = np.sort(kept)
     exact, thumbnails, places = signed.digests[kept], signed.thumbnails[kept], places[kept]
     found = [np.empty((0, 2), dtype=np.int64)]
     for pairs in close_pairs(signed.hashes[kept], NEAR_BITS):
@@ -123,7 +124,7 @@ def near_groups(signed: Signatures, places: IntArray) -> list[IntArray]:
     first, second = np.concatenate(found).T
     links = coo_array((np.ones(len(first)), (first, second)), shape=(len(kept), len(kept)))
     _, group = connected_components(links)
-    return [np.sort(kept[rows]) for rows in _groups(group, places)]
+    return [kept[rows] for rows in _groups(group, places)]
 
 
 def close_pairs(hashes: Hashes, bits: int) -> Iterator[IntArray]:
@@ -135,7 +136,7 @@ def close_pairs(hashes: Hashes, bits: int) -> Iterator[IntArray]:
 
     Args:
         hashes: ``(n,)``.
-        bits: most bits that differ.
+        bits: most bits that differ, at least 1.
 
     Yields:
         ``(m, 2)`` positions; a pair may come more than once, in either order.

@@ -64,7 +64,7 @@ def draw(data: EnvironmentDataModule, found: Survey, folder: Path) -> list[Path]
 def _grid(data: EnvironmentDataModule) -> Figure:
     """A column a class; of each environment what evaluation sees and, below, what training does."""
     classes, names = data.class_names[:_SHOWN], data.environment_names[:_SHOWN]
-    training = _training_images(data, len(names), len(classes))
+    training = training_images(data, len(names), len(classes))
     rows: list[Row] = []
     for index, name in enumerate(names):
         targets = data.environment(index).targets
@@ -88,10 +88,19 @@ def _grid(data: EnvironmentDataModule) -> Figure:
     return _mosaic(rows, classes, data.preprocessing, ", ".join(shown))
 
 
-def _training_images(
+def training_images(
     data: EnvironmentDataModule, environments: int, classes: int
 ) -> dict[tuple[int, int], tuple[int, Tensor]]:
-    """A main sample of each environment and class, and its image as training sees it."""
+    """Draws batches until every training environment has shown every class.
+
+    Args:
+        data: the data set, with `TRAINING_BATCHES` steps.
+        environments: how many of the environments matter, from the first.
+        classes: how many of the classes matter, from the first.
+
+    Returns:
+        Sample index and image as training sees it, by environment and class.
+    """
     found: dict[tuple[int, int], tuple[int, Tensor]] = {}
     trained = [index for index in data.train_environments if index < environments]
     wanted = len(trained) * classes
@@ -128,7 +137,8 @@ def _duplicates(data: EnvironmentDataModule, groups: Sequence[Copies]) -> Figure
 
 def _image(data: EnvironmentDataModule, environment: int, sample: int) -> Tensor:
     """A sample as evaluation sees it, ``(channels, height, width)``."""
-    return data.environment(environment).inputs.index_select(0, torch.tensor([sample]))[0]
+    inputs: Tensor = data.environment(environment).inputs.index_select(0, torch.tensor([sample]))
+    return inputs[0]
 
 
 def _mosaic(
@@ -148,7 +158,7 @@ def _mosaic(
                 canvas[y : y + height, x : x + width] = tile
     longest = max(len(line) for label, _ in rows for line in label.split("\n"))
     size = (
-        canvas.shape[1] / _DOTS_PER_INCH + 0.3 + 0.075 * longest,
+        canvas.shape[1] / _DOTS_PER_INCH + 0.4 + 0.085 * longest,
         canvas.shape[0] / _DOTS_PER_INCH + 0.6,
     )
     figure = Figure(figsize=size, layout="constrained")
