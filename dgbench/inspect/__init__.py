@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ def inspect(settings: DataSettings, console: Console) -> Survey:
         UsageError: where the folder of the pictures cannot be written.
     """
     data = load(settings)
+    if not settings.json:
+        data.say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     name = settings.data["name"]
     found = survey(data)
     if not settings.json:
@@ -40,7 +43,7 @@ def inspect(settings: DataSettings, console: Console) -> Survey:
     folder = Path(settings.out) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = draw(data, found, folder)
+        pictures = draw(data, found, folder) if found.fingerprint else []
     except OSError as error:
         raise UsageError(f"The folder {folder} cannot be written: {error}.") from None
     if settings.json:
@@ -51,7 +54,7 @@ def inspect(settings: DataSettings, console: Console) -> Survey:
         return found
     for path in pictures:
         console.print(f"Written: {path}", highlight=False, soft_wrap=True)
-    if not pictures:
+    if found.fingerprint and not pictures:
         console.print(
             "No pictures: they need matplotlib, pip install 'dgbench[report]'.",
             highlight=False,

@@ -26,9 +26,14 @@ def show(console: Console, title: str, found: Survey) -> None:
         title: name of the data set and of its protocol.
         found: what it holds.
     """
-    console.print(_counts(title, found))
     shape = " x ".join(map(str, found.input_shape))
-    console.print(f"Inputs: {shape}. Fingerprint: {found.fingerprint}", highlight=False)
+    if found.fingerprint:
+        console.print(_counts(title, found))
+        console.print(f"Inputs: {shape}. Fingerprint: {found.fingerprint}", highlight=False)
+    else:
+        console.print(f"{title} cannot be loaded as it is.", highlight=False, markup=False)
+    if found.files:
+        console.print(_files(found), highlight=False, markup=False)
     for problem in found.problems:
         console.print(_problem(problem), highlight=False)
     console.print(_verdict(found), highlight=False)
@@ -65,12 +70,20 @@ def _numbers(names: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list[s
     ]
 
 
+def _files(found: Survey) -> str:
+    shown = [f"{kind} ({count:,})" for kind, count in found.files.items()]
+    more = len(shown) - _SHOWN_EXAMPLES
+    listed = ", ".join(shown[:_SHOWN_EXAMPLES])
+    return f"Files: {listed}{f' and {more:,} more kinds' if more > 0 else ''}."
+
+
 def _problem(problem: Problem) -> str:
     mark = "[red]Problem[/]" if problem.spoils else "[yellow]Note[/]"
     shown = problem.examples[:_SHOWN_EXAMPLES]
     more = f"\n  and {problem.count - len(shown):,} more" if problem.count > len(shown) else ""
     listed = "".join(f"\n  {escape(example)}" for example in shown)
-    return f"{mark}: {problem.kind}, {problem.count:,}. {escape(problem.message)}{listed}{more}"
+    times = f", {problem.count:,}" if problem.count else ""
+    return f"{mark}: {problem.kind}{times}. {escape(problem.message)}{listed}{more}"
 
 
 def _verdict(found: Survey) -> str:

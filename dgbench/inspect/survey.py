@@ -12,6 +12,8 @@ import torch
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import SPLITS, Split
+from datamodules.problems import Kind as FileKind
+from dgbench.inspect import files
 from dgbench.inspect.duplicates import (
     Signatures,
     exact_groups,
@@ -19,7 +21,7 @@ from dgbench.inspect.duplicates import (
     signatures,
 )
 
-Kind = Literal["missing class", "empty split", "exact duplicates", "near duplicates"]
+Kind = FileKind | Literal["empty folder", "empty split", "exact duplicates", "near duplicates"]
 
 _EXAMPLES = 20
 _WITHOUT: dict[Split, str] = {
@@ -36,8 +38,8 @@ class Problem:
         kind: what it is.
         spoils: whether numbers measured on the data set would mislead.
         message: what was found and what to do about it.
-        count: how often.
-        examples: where; the first ones.
+        count: in how many places; 0 if it stands in none.
+        examples: the first of these places.
     """
 
     kind: Kind
@@ -78,6 +80,7 @@ class Survey:
         classes: names.
         counts: ``(environments, 2, classes)``, samples of each class in main and holdout splits.
         input_shape: of one sample.
+        files: what the image files are, such as ``227 x 227 RGB``, and how many of each.
         fingerprint: of everything.
         fingerprints: of each split, by ``<environment>/<split>``.
         problems: those that spoil a benchmark first.
@@ -89,6 +92,7 @@ class Survey:
     classes: tuple[str, ...]
     counts: npt.NDArray[np.int64]
     input_shape: tuple[int, ...]
+    files: dict[str, int]
     fingerprint: str
     fingerprints: dict[str, str]
     problems: tuple[Problem, ...]
@@ -114,6 +118,7 @@ class Survey:
                 for name, table in zip(self.environments, self.counts, strict=True)
             ],
             "input_shape": list(self.input_shape),
+            "files": self.files,
             "fingerprint": self.fingerprint,
             "fingerprints": self.fingerprints,
             "problems": [asdict(problem) for problem in self.problems],
@@ -127,11 +132,15 @@ def survey(data: EnvironmentDataModule) -> Survey:
     Args:
         data: the data set.
     """
-    counts = _counts(data)
-    exact, near = _duplicates(data)
+    read = list(_source_problems(data))
+    usable = not any(problem.kind == "unreadable image" for problem in read)
+    # What cannot be loaded has no splits yet: then the files alone are surveyed.
+    counts = _counts(data) if usable else _no_counts(data)
+    exact, near = _duplicates(data) if usable else ([], [])
     problems = [
-        *_missing(data, counts),
-        *_empty(data, counts),
+        *read,
+        *(_missing(data, counts) if usable else ()),
+        *(_empty(data, counts) if usable else ()),
         *_repeated(data, exact, near),
     ]
     return Survey(
@@ -139,12 +148,30 @@ def survey(data: EnvironmentDataModule) -> Survey:
         data.class_names,
         counts,
         data.input_shape,
-        data.fingerprint,
-        data.fingerprints(),
+        files.kinds(data),
+        data.fingerprint if usable else "",
+        data.fingerprints() if usable else {},
         tuple(sorted(problems, key=lambda problem: not problem.spoils)),
         tuple(exact),
         tuple(near),
     )
+
+
+def _source_problems(data: EnvironmentDataModule) -> Iterator[Problem]:
+    """What the data set itself finds in its files, but for what is surveyed here for all sets."""
+    for found in data.problems():
+        if found.kind in ("missing class", "duplicate"):
+            continue
+        where = tuple(map(str, found.files[:_EXAMPLES]))
+        yield Problem(found.kind, found.spoils, found.message, len(found.files), where)
+    empty = files.empty_folders(data)
+    if empty:
+        message = "These folders of classes hold no images. Fill them, or take them away."
+        yield _problem("empty folder", False, message, [str(folder) for folder in empty])
+
+
+def _no_counts(data: EnvironmentDataModule) -> npt.NDArray[np.int64]:
+    return np.zeros((len(data.environment_names), len(SPLITS), len(data.class_names)), np.int64)
 
 
 def _counts(data: EnvironmentDataModule) -> npt.NDArray[np.int64]:
@@ -231,7 +258,10 @@ def _repeated(
 
 
 def name_of(data: EnvironmentDataModule, sample: Sample) -> str:
-    """What a sample is called."""
+    """What a sample is called: its file, or its environment, split and number."""
+    path = files.path_of(data, sample.environment, sample.index)
+    if path is not None:
+        return f"{path} ({sample.split})"
     return f"{data.environment_names[sample.environment]}/{sample.split} {sample.index}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from PIL import Image
 from datamodules.base import EnvironmentDataModule
 from datamodules.colored_mnist import ColoredMNIST
 from datamodules.environments import EnvironmentData
+from datamodules.image_folder import ImageFolder
 from datamodules.preprocessing import Preprocessing
 from dgbench.inspect.pictures import training_images
 from tests.dgbench.test_inspect_duplicates import pictures
 from tests.dgbench.tiny import DATA, command
+from tests.folders import make_tree
 
 SETS = "tests.dgbench.test_inspect"
 
@@ -114,6 +117,50 @@ def test_missing_classes_spoil_a_benchmark_and_empty_holdouts_are_noted(tmp_path
     assert found["missing class"]["examples"] == ["rough in east"]
     assert not found["empty split"]["spoils"]
     assert found["empty split"]["examples"] == ["east"]
+
+
+def test_a_folder_shows_its_files_and_what_is_wrong_with_them(tmp_path):
+    tree = make_tree(tmp_path / "tree", size=(40, 30))
+    shutil.copy(tree / "desert/cat/0.png", tree / "sea/cat/copy.png")
+    (tree / "sea" / "wolf").mkdir()
+    options = ("--data.root", tree, "--data.image_size", 32, "--data.cache", tmp_path / "cache")
+    code, document = inspected(tmp_path, "--dataset", "image_folder", *options)
+    found = {problem["kind"]: problem for problem in document["problems"]}
+    assert code == 1
+    assert document["files"] == {"40 x 30 RGB": 46}
+    (example,) = found["exact duplicates"]["examples"]
+    assert example.count("cat/0.png") == 1
+    assert example.count("sea/cat/copy.png") == 1
+    assert found["empty folder"]["examples"] == [str(tree / "sea" / "wolf")]
+    assert not found["empty folder"]["spoils"]
+
+
+def test_training_images_of_a_folder_are_augmented_and_evaluation_is_not(tmp_path):
+    tree = make_tree(tmp_path / "tree", size=(40, 30))
+    cache = str(tmp_path / "cache")
+    data = ImageFolder(
+        root=str(tree), image_size=32, cache=cache, test_envs=[], steps=30, batch_size=8
+    )
+    for (index, _), (sample, image) in training_images(data, 3, 3).items():
+        (evaluated,) = data.environment(index).inputs.index_select(0, torch.tensor([sample]))
+        assert image.shape == evaluated.shape
+        assert not torch.equal(image, evaluated)
+
+
+def test_damaged_files_are_named_and_nothing_else_is_measured(tmp_path):
+    tree = make_tree(tmp_path / "tree", size=(40, 30))
+    whole = (tree / "sea/owl/1.png").read_bytes()
+    (tree / "sea/owl/1.png").write_bytes(whole[: len(whole) // 2])
+    (tree / "desert/cat/2.png").write_text("no image")
+    options = ("--data.root", tree, "--data.image_size", 32, "--data.cache", tmp_path / "cache")
+    command_line = ("--dataset", "image_folder", *options)
+    code, document = inspected(tmp_path, *command_line)
+    assert code == 1
+    where = [p["examples"] for p in document["problems"] if p["kind"] == "unreadable image"]
+    assert where == [[str(tree / "desert/cat/2.png")], [str(tree / "sea/owl/1.png")]]
+    code, shown, _ = command("inspect", "--out", tmp_path, *command_line)
+    assert code == 1
+    assert "cannot be loaded as it is" in shown
 
 
 def test_images_of_training_come_from_its_own_stream():
