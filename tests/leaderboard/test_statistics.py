@@ -1,4 +1,4 @@
-"""Mean and standard error against numpy and scipy."""
+"""Statistics against scipy, hand calculations, Demšar's table, and by simulation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import sem
 
 from leaderboard.errors import RecordError
-from leaderboard.statistics import Summary, summarize
+from leaderboard.statistics import (
+    Summary,
+    average_ranks,
+    critical_difference,
+    difference,
+    friedman,
+    groups_not_different,
+    holm,
+    mean_of_means,
+    summarize,
+    ties_with_best,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 20])
@@ -43,3 +55,191 @@ def test_order_changes_nothing() -> None:
 def test_refused_values(values: list[float], message: str) -> None:
     with pytest.raises(RecordError, match=message):
         summarize(values)
+
+
+# Demšar (2006), table 6: AUC of C4.5 with parameters none, m, cf, both, over 14 data sets. The last
+# but one prints 0.975 twice and ranks the two apart.
+DEMSAR = [
+    (0.763, 0.768, 0.771, 0.798),
+    (0.599, 0.591, 0.590, 0.569),
+    (0.954, 0.971, 0.968, 0.967),
+    (0.628, 0.661, 0.654, 0.657),
+    (0.882, 0.888, 0.886, 0.898),
+    (0.936, 0.931, 0.916, 0.931),
+    (0.661, 0.668, 0.609, 0.685),
+    (0.583, 0.583, 0.563, 0.625),
+    (0.775, 0.838, 0.866, 0.875),
+    (1.000, 1.000, 1.000, 1.000),
+    (0.940, 0.962, 0.965, 0.962),
+    (0.619, 0.666, 0.614, 0.669),
+    (0.972, 0.981, 0.9751, 0.975),
+    (0.957, 0.978, 0.946, 0.970),
+]
+
+
+def random_values(seed: int, *shape: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(seed)).normal(size=shape)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+def test_the_interval_is_scipys(n: int) -> None:
+    values = random_values(n, n).tolist()
+    interval = summarize(values).interval
+    expected = stats.t.interval(0.95, n - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert interval == pytest.approx(expected, rel=1e-10)
+
+
+def test_three_trials_have_an_interval_of_4_30_errors() -> None:
+    interval = summarize([1.0, 2.0, 3.0]).interval
+    assert interval is not None
+    assert (interval[1] - 2) / math.sqrt(1 / 3) == pytest.approx(4.30, abs=0.005)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_intervals_cover_what_they_say(n: int) -> None:
+    draws = random_values(n, 4000, n)
+    covered = [
+        low <= 0 <= high for low, high in (summarize(row.tolist()).interval or () for row in draws)
+    ]
+    # Four standard deviations of a share of 4000 draws are 1.4 points.
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.014)
+    # What DomainBed prints after its +- covers half, and not 95 %.
+    printed = draws.std(axis=1) / math.sqrt(n)
+    assert np.mean(np.abs(draws.mean(axis=1)) <= printed) < 0.65
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_paired_differences_are_scipys(n: int) -> None:
+    ours, theirs = random_values(n, 2, n).tolist()
+    found = difference(dict(enumerate(ours)), dict(enumerate(theirs)), paired=True)
+    expected = stats.ttest_rel(ours, theirs)
+    assert found is not None
+    assert found.p_value == pytest.approx(float(expected.pvalue), rel=1e-9)
+    assert found.mean == pytest.approx(np.mean(ours) - np.mean(theirs))
+    interval = expected.confidence_interval(0.95)
+    assert found.interval == pytest.approx((float(interval.low), float(interval.high)), rel=1e-9)
+
+
+def test_only_common_trials_are_paired() -> None:
+    found = difference({0: 3.0, 1: 5.0, 2: 9.0}, {1: 1.0, 2: 1.0, 3: 7.0}, paired=True)
+    assert found is not None
+    assert (found.mean, found.n, found.p_value) == (6.0, 2, None)
+    assert difference({0: 1.0}, {1: 1.0}, paired=True) is None
+
+
+def test_unpaired_differences_are_welchs() -> None:
+    ours, theirs = random_values(1, 4).tolist(), (3 * random_values(2, 7)).tolist()
+    found = difference(dict(enumerate(ours)), dict(enumerate(theirs)), paired=False)
+    expected = stats.ttest_ind(ours, theirs, equal_var=False)
+    assert found is not None
+    assert found.p_value == pytest.approx(float(expected.pvalue), rel=1e-9)
+    interval = expected.confidence_interval(0.95)
+    assert found.interval == pytest.approx((float(interval.low), float(interval.high)), rel=1e-9)
+
+
+def test_pairing_takes_out_what_the_data_contributed() -> None:
+    data, noise = random_values(5, 2000, 4), 0.1 * random_values(6, 2, 2000, 4)
+    rows = [dict(enumerate(row)) for row in (data + noise[0]).tolist()]
+    others = [dict(enumerate(row)) for row in (data + noise[1]).tolist()]
+    found = [difference(a, b, paired=True) for a, b in zip(rows, others, strict=True)]
+    covered = [f.interval[0] <= 0 <= f.interval[1] for f in found if f and f.interval]
+    assert len(covered) == 2000
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+    assert np.mean([f.standard_error for f in found if f and f.standard_error]) < 0.1
+
+
+def test_equal_differences_are_certain() -> None:
+    same = {0: 1.0, 1: 2.0, 2: 3.0}
+    more = {key: value + 1 for key, value in same.items()}
+    equal, higher = (difference(each, same, paired=True) for each in (same, more))
+    assert equal is not None
+    assert higher is not None
+    assert (equal.p_value, higher.p_value) == (1.0, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    # 4 x .01, 3 x .02, then 2 x .03 and 1 x .04, never below the one before.
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_errs_in_any_of_many_with_at_most_five_percent() -> None:
+    p_values = np.random.Generator(np.random.PCG64(4)).random((4000, 6))
+    assert np.mean([min(holm(row)) <= 0.05 for row in p_values.tolist()]) <= 0.05 + 0.014
+
+
+def test_ties_with_the_best() -> None:
+    noise = [0.001, -0.002, 0.003, 0.0, -0.001]
+    trials = {
+        "best": dict(enumerate([0.8, 0.7, 0.9, 0.8, 0.75])),
+        "tied": dict(enumerate([0.81, 0.69, 0.9, 0.79, 0.75])),
+        "far": {i: v - 0.2 + noise[i] for i, v in enumerate([0.8, 0.7, 0.9, 0.8, 0.75])},
+    }
+    assert ties_with_best(trials, paired=True) == {"best": True, "tied": True, "far": False}
+    two = {name: {k: v for k, v in values.items() if k < 2} for name, values in trials.items()}
+    assert ties_with_best(two, paired=True) is None
+    assert ties_with_best({"best": trials["best"]}, paired=True) is None
+
+
+def test_ranks_of_demsars_table() -> None:
+    assert average_ranks(DEMSAR) == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
+
+
+def test_friedman_of_demsars_table() -> None:
+    found = friedman(DEMSAR)
+    assert found is not None
+    expected = stats.friedmanchisquare(*zip(*DEMSAR, strict=True))
+    assert found.chi_square == pytest.approx(float(expected.statistic), rel=1e-9)
+    # The paper does not correct for ties: 9.28, and F of 3.69.
+    uncorrected = 12 * 14 / 20 * (sum(rank**2 for rank in average_ranks(DEMSAR)) - 25)
+    assert uncorrected == pytest.approx(9.28, abs=0.005)
+    assert found.chi_square > uncorrected
+    assert found.p_value < 0.05
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+
+
+def test_friedmans_statistic_is_the_papers_where_nothing_ties() -> None:
+    scores = random_values(3, 9, 5).tolist()
+    found, ranks = friedman(scores), average_ranks(scores)
+    assert found is not None
+    n, k = 9, 5
+    chi_square = 12 * n / (k * (k + 1)) * (sum(r**2 for r in ranks) - k * (k + 1) ** 2 / 4)
+    assert found.chi_square == pytest.approx(chi_square)
+    statistic = (n - 1) * chi_square / (n * (k - 1) - chi_square)
+    assert found.statistic == pytest.approx(statistic)
+    assert found.p_value == pytest.approx(float(stats.f.sf(statistic, k - 1, (k - 1) * (n - 1))))
+
+
+@pytest.mark.parametrize(
+    ("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (10, 3.164)]
+)
+def test_critical_values_of_demsars_table_5(k: int, q: float) -> None:
+    assert critical_difference(k, 1) / math.sqrt(k * (k + 1) / 6) == pytest.approx(q, abs=1e-3)
+
+
+def test_few_data_sets_are_not_tested() -> None:
+    assert friedman(DEMSAR[:4]) is None
+    assert friedman(DEMSAR[:5]) is not None
+    assert friedman([(1.0,)] * 9) is None
+
+
+def test_data_sets_that_all_agree_are_certain() -> None:
+    found = friedman([(3.0, 2.0, 1.0)] * 5)
+    assert found is not None
+    assert (found.statistic, found.p_value) == (math.inf, 0.0)
+
+
+def test_bars_join_what_is_closer_than_the_critical_difference() -> None:
+    assert groups_not_different([3.143, 2.0, 2.893, 1.964], 1.25) == [(3, 1, 2, 0)]
+    assert groups_not_different([3.143, 2.0, 2.893, 1.964], 1.0) == [(3, 1, 2), (2, 0)]
+    assert groups_not_different([1.0, 2.0], 0.5) == []
+
+
+def test_the_mean_over_data_sets_has_the_error_of_independent_trials() -> None:
+    draws = random_values(8, 3000, 2, 5) * np.array([[[1.0], [3.0]]])
+    found = [mean_of_means([summarize(row.tolist()) for row in draw]) for draw in draws]
+    covered = [f.interval[0] <= 0 <= f.interval[1] for f in found if f and f.interval]
+    assert len(covered) == 3000
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.016)
+    assert mean_of_means([]) is None
