@@ -26,6 +26,7 @@ from leaderboard.board import (
 from leaderboard.commands import fit_command
 from leaderboard.errors import RecordError
 from leaderboard.frame import LeftOut, Record, Trial, without_duplicates
+from leaderboard.published import beside
 from leaderboard.records import SelectionRule, canonical_json
 from leaderboard.selection import RULES, Choice, UnavailableError, choose
 from leaderboard.statistics import (
@@ -252,6 +253,7 @@ def _section(
     paired = records[0].origin == "dgbench"
     ranked = rule == "train_val"
     rows = _compared(drafts, paired=paired, bold=rule != "oracle", ranked=ranked)
+    rows = tuple(_beside_published(key, columns, records[0].environments, row) for row in rows)
     return Section(
         key=key,
         reported=reported,
@@ -262,6 +264,21 @@ def _section(
         rows=rows,
         notes=_notes(rule, rows, paired=paired),
     )
+
+
+def _beside_published(
+    key: SectionKey, columns: Sequence[Column], environments: Sequence[str], row: Row
+) -> Row:
+    """Set what publications print beside each cell; an average only where it is over all."""
+    cells = tuple(
+        replace(cell, published=beside(key, row.algorithm, column.index, cell.accuracy))
+        for column, cell in zip(columns, row.cells, strict=True)
+    )
+    average = row.average
+    if average is not None and len(columns) == len(environments):
+        published = beside(key, row.algorithm, None, average.accuracy)
+        average = replace(average, published=published)
+    return replace(row, cells=cells, average=average)
 
 
 def _columns(record: Record) -> list[Column]:

@@ -1,0 +1,146 @@
+"""What publications print, to stand beside ours.
+
+Each file of `published_tables/` is a publication: title, sources, number of trials, what stands
+after its ± (`spread`: the trials' standard deviation, or the mean's standard error) with its
+`ddof`, and tables of percentages by algorithm.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from leaderboard.board import Published, SectionKey
+from leaderboard.statistics import Summary
+
+
+class Figure(NamedTuple):
+    """A printed number.
+
+    Attributes:
+        mean: Percent.
+        spread: What stands after its ±, percent; None if nothing does.
+    """
+
+    mean: float
+    spread: float | None
+
+
+class Publication(NamedTuple):
+    """Tables of one publication.
+
+    Attributes:
+        title: What it is.
+        sources: Its addresses.
+        trials: Trials of a number.
+        spread: What stands after its ±.
+        ddof: What it subtracts from the number of trials in the standard deviation.
+        note: How its runs differ from ours.
+        tables: As the file has them.
+    """
+
+    title: str
+    sources: tuple[str, ...]
+    trials: int
+    spread: Literal["deviation", "error"]
+    ddof: int
+    note: str
+    tables: Sequence[Mapping[str, Any]]
+
+    def standard_error(self, figure: Figure) -> float | None:
+        """The standard error of a mean with ddof 1, percent, whatever is printed."""
+        if figure.spread is None:
+            return None
+        scale = math.sqrt(self.trials / (self.trials - 1)) if self.ddof == 0 else 1.0
+        return (
+            figure.spread * scale / (math.sqrt(self.trials) if self.spread == "deviation" else 1.0)
+        )
+
+
+def names() -> list[str]:
+    """The publications there are."""
+    folder = resources.files("leaderboard").joinpath("published_tables")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+
+
+@functools.cache
+def read(name: str) -> Publication:
+    """Read a publication."""
+    file = resources.files("leaderboard").joinpath("published_tables", f"{name}.yaml")
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return Publication(**{**content, "sources": tuple(content["sources"])})
+
+
+def beside(
+    key: SectionKey, algorithm: str, column: int | None, ours: Summary | None
+) -> tuple[Published, ...]:
+    """What publications print for a cell.
+
+    Args:
+        key: The table of the cell.
+        algorithm: The algorithm of its row.
+        column: Index of its test environment; None for the average over all of them.
+        ours: Our number, 0..1; None if the cell is incomplete.
+    """
+    found = []
+    for publication in map(read, names()) if key.held_out == 1 else ():
+        for table in publication.tables:
+            figure = _figure(table, key, algorithm, column)
+            if figure is not None:
+                found.append(_compared(publication, figure, ours))
+    return tuple(found)
+
+
+def _figure(
+    table: Mapping[str, Any], key: SectionKey, algorithm: str, column: int | None
+) -> Figure | None:
+    if key.dataset not in table["datasets"] or key.protocol not in table["protocols"]:
+        return None
+    options = json.loads(key.data)
+    if key.rule != table["selection"] or any(
+        options.get(name, value) != value for name, value in table.get("data", {}).items()
+    ):
+        return None
+    plain = _plain(algorithm)
+    row: Mapping[str, Any] = next(
+        (row for name, row in table["rows"].items() if _plain(name) == plain), {}
+    )
+    if column is None:
+        printed = row.get("average")
+    elif "environments" in row and column < len(row["environments"]):
+        printed = row["environments"][column]
+    else:
+        printed = row.get("test") if table.get("index") == column else None
+    return None if printed is None else Figure(printed[0], printed[1] if printed[1:] else None)
+
+
+def _plain(algorithm: str) -> str:
+    """DomainBed writes GroupDRO where we write group_dro."""
+    return algorithm.lower().replace("_", "").replace("-", "")
+
+
+def _compared(publication: Publication, figure: Figure, ours: Summary | None) -> Published:
+    error = publication.standard_error(figure)
+    theirs = None if error is None else error / 100
+    difference = None if ours is None else ours.mean - figure.mean / 100
+    own = None if ours is None else ours.standard_error
+    flagged = None
+    if difference is not None and own is not None and theirs is not None:
+        flagged = abs(difference) > 2 * math.hypot(own, theirs)
+    return Published(
+        mean=figure.mean / 100,
+        printed=f"{figure.mean:.1f}" + ("" if figure.spread is None else f" ± {figure.spread:.1f}"),
+        standard_error=theirs,
+        trials=publication.trials,
+        title=publication.title,
+        source=publication.sources[0],
+        note=publication.note,
+        difference=difference,
+        flagged=flagged,
+    )
