@@ -15,6 +15,8 @@ from torch import Tensor
 from datamodules.errors import DataError
 
 LAYOUT_CELLS = 4
+# Height and width at which an image's pixels are taken as numbers: 256 of them.
+_NUMBERS_SIDE = 16
 
 
 def colour(images: Tensor) -> Tensor:
@@ -145,3 +147,18 @@ def variables(inputs: Tensor, views: Sequence[str]) -> dict[str, Tensor]:
     if inputs.dim() == 2:
         return dict(zip(names, torch.split(inputs, 1, dim=1), strict=True))
     return {name: VIEWS[name](inputs) for name in names}
+
+
+def as_numbers(variable: Tensor) -> Tensor:
+    """Write a variable as numbers, for statistics that have no network to read an image.
+
+    Args:
+        variable: (n, ...) float, as `variables` has them.
+
+    Returns:
+        (n, p) float; an image larger than 16 x 16 is averaged over cells down to that.
+    """
+    if variable.dim() == 4 and max(variable.shape[2:]) > _NUMBERS_SIDE:
+        height, width = (min(side, _NUMBERS_SIDE) for side in variable.shape[2:])
+        variable = torch.nn.functional.adaptive_avg_pool2d(variable, (height, width))
+    return variable.flatten(1)

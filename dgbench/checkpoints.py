@@ -18,7 +18,7 @@ from dgbench.evaluation import all_splits, evaluate
 from dgbench.networks import Network, NetworkOptions, build_network
 from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings, recorded_config, resolve
-from dgbench.training import build_data, build_trainer
+from dgbench.training import build_data, build_trainer, make_algorithm
 from leaderboard import records
 
 
@@ -83,7 +83,12 @@ def read(path: Path) -> Checkpoint:
         for name, value in content["state_dict"].items()
         if name.startswith(prefix)
     }
-    network.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    if weights.keys() != network.state_dict().keys():
+        # The algorithm has made something else of the network.
+        environments = len(settings["train_env"])
+        network = make_algorithm(settings["algo"], network, environments, ours["views"]).network
+    floats = (value.dtype for value in weights.values() if value.is_floating_point())
+    network.to(next(floats)).load_state_dict(weights)
     return Checkpoint(
         network.eval(),
         Preprocessing.from_dict(ours["preprocessing"]),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class Network(nn.Module):
             logits depend on the others, as with batch normalisation.
         batch_norm: ``frozen`` keeps batch normalisation at its running statistics while training.
         channels_last: whether images are laid out with their channels last.
+        recipe: what it was built from, where :func:`build_network` built it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Network(nn.Module):
         *,
         batch_norm: BatchNorm = "train",
         channels_last: bool = False,
+        recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
         self.featurizer = featurizer
@@ -66,6 +68,7 @@ class Network(nn.Module):
         self.rows = rows
         self.batch_norm = batch_norm
         self.channels_last = channels_last
+        self.recipe = recipe
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.train()
@@ -162,6 +165,35 @@ class NetworkOptions:
         return {name: value for name, value in options.items() if value or name in _ALWAYS}
 
 
+class Recipe(NamedTuple):
+    """What a network was built from, so that an algorithm can build others like it.
+
+    Attributes:
+        options: what was built.
+        input_shape: shape of one input.
+        classes: number of classes.
+        seed: decided the initial weights.
+    """
+
+    options: NetworkOptions
+    input_shape: tuple[int, ...]
+    classes: int
+    seed: int
+
+
+class SideBySide(nn.Module):
+    """Featurizers of several inputs; their features are joined."""
+
+    def __init__(self, featurizers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.featurizers = nn.ModuleList(featurizers)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Maps one input ``(n, ...)`` for each featurizer to features ``(n, features)``."""
+        pairs = zip(self.featurizers, inputs, strict=True)
+        return torch.cat([featurizer(part) for featurizer, part in pairs], dim=-1)
+
+
 def build_network(
     options: NetworkOptions, input_shape: tuple[int, ...], classes: int, seed: int
 ) -> Network:
@@ -212,7 +244,41 @@ def build_network(
         rows,
         batch_norm=options.batch_norm,
         channels_last=options.channels_last,
+        recipe=Recipe(options, input_shape, classes, seed),
     )
+
+
+def build_joint_network(
+    recipe: Recipe, input_shapes: Sequence[tuple[int, ...]], *name: int | str
+) -> Network:
+    """Builds a network like another one that sees several inputs at once.
+
+    Args:
+        recipe: of the other one, whose backbone sees what is an image; numbers go through an
+            ``mlp`` of its width, and so do the features of several inputs.
+        input_shapes: shape of one of each of the inputs, at least one.
+        *name: tells its initial weights from those of others of this recipe.
+
+    Returns:
+        The network, on the CPU, in float32; it maps a list of inputs to logits.
+    """
+    options, _, classes, seed = recipe
+    numbers = NetworkOptions(width=options.width, logits=options.logits)
+    parts = [
+        build_network(
+            options if len(shape) == 3 else numbers, shape, classes, derive_seed(seed, *name, part)
+        )
+        for part, shape in enumerate(input_shapes)
+    ]
+    featurizer: nn.Module = SideBySide([part.featurizer for part in parts])
+    if len(parts) == 1:
+        return Network(featurizer, parts[0].classifier)
+    width = 0
+    for part in parts:
+        assert isinstance(part.classifier, nn.Linear)
+        width += part.classifier.in_features
+    joined = build_network(numbers, (width,), classes, derive_seed(seed, *name, "joined"))
+    return Network(nn.Sequential(featurizer, joined.featurizer), joined.classifier)
 
 
 def _mlp(input_shape: tuple[int, ...], width: int) -> nn.Module:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -158,6 +158,7 @@ class Recorder(pl.Callback):
         self.counted += 1
 
     def _check(self, trainer: pl.Trainer, algorithm: Algorithm) -> None:
+        algorithm.on_validation_start()
         means = (self.sums / self.counted).tolist()
         self.counted = 0
         line: records.CheckLine = {
@@ -172,6 +173,8 @@ class Recorder(pl.Callback):
                 trainer.precision_plugin,
             ),
         }
+        if algorithm.conclusion is not None:
+            line["conclusion"] = cast(records.Conclusion, algorithm.conclusion)
         numbers = [*means, *flat_metrics(line).values()]
         trainer.should_stop = trainer.should_stop or not all(map(math.isfinite, numbers))
         if trainer.is_global_zero:

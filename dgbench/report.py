@@ -37,6 +37,10 @@ def show(console: Console, run: records.Run) -> None:
     console.print(_table(settings, roles, step, _check(run, step)["splits"]))
     console.print(f"Selected by {rule}: {_RULES[rule]}.", highlight=False)
     console.print(_other_choice(run, rule), highlight=False)
+    conclusion = _check(run, step).get("conclusion")
+    if conclusion is not None:
+        console.print(_sets(conclusion))
+        console.print(escape(conclusion["text"]), highlight=False)
     if run.done["status"] == "diverged":
         console.print(f"The run diverged: its loss was not finite at step {run.done['last_step']}.")
     console.print(f"Record: {escape(str(run.folder))}", highlight=False, soft_wrap=True)
@@ -113,6 +117,27 @@ def _other_choice(run: records.Run, rule: str) -> str:
         for name in run.run["settings"]["test_env"]
     )
     return f"{other} would have picked step {step}: {accuracies}."
+
+
+def _sets(conclusion: records.Conclusion) -> Table:
+    """Every set of variables that was tested; the one that predicts stands out."""
+    table = Table("set of variables")
+    for column in ("p-value", "held-out\nloss"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for tested in conclusion["sets"]:
+        accepted = tested["p_value"] > conclusion["alpha"]
+        predicts = tested["variables"] == conclusion["predictor"]
+        table.add_row(
+            escape("{" + ", ".join(tested["variables"]) + "}"),
+            f"{tested['p_value']:.3f}"
+            if tested["p_value"] >= 0.001
+            else f"{tested['p_value']:.0e}",
+            _number(tested["loss"]),
+            ("accepted" if accepted else "rejected") + (", predicts" if predicts else ""),
+            style="bold" if predicts else None,
+        )
+    return table
 
 
 def _percent(value: float | None) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +24,7 @@ from dgbench.claims import Claim, claimed
 from dgbench.devices import require_exact
 from dgbench.errors import UsageError
 from dgbench.loggers import build_loggers
-from dgbench.networks import NetworkOptions, build_network
+from dgbench.networks import Network, NetworkOptions, build_network
 from dgbench.progress import ProgressBar
 from dgbench.provenance import hardware, provenance
 from dgbench.record import Record
@@ -100,9 +100,25 @@ def build_algorithm(settings: Settings, data: EnvironmentDataModule) -> Algorith
         len(data.class_names),
         settings.trial_seed,
     )
-    options = {key: value for key, value in settings.algo.items() if key != "name"}
-    algorithm: Algorithm = registry.load("algorithm", settings.algo["name"])(
-        network=network, n_environments=len(data.train_environments), **options
+    return make_algorithm(settings.algo, network, len(data.train_environments), data.views)
+
+
+def make_algorithm(
+    algo: Mapping[str, Any], network: Network, n_environments: int, views: Sequence[str]
+) -> Algorithm:
+    """An algorithm by its name and options.
+
+    Args:
+        algo: ``name`` and the options.
+        network: what it trains, or builds what it trains from.
+        n_environments: number of training environments.
+        views: those that the data set declares, for algorithms that leave the choice to it.
+    """
+    options = {key: value for key, value in algo.items() if key != "name"}
+    if "views" in options and options["views"] is None:
+        options["views"] = list(views)
+    algorithm: Algorithm = registry.load("algorithm", algo["name"])(
+        network=network, n_environments=n_environments, **options
     )
     return algorithm
 
@@ -255,6 +271,7 @@ def description(deciding: dict[str, Any], data: EnvironmentDataModule) -> dict[s
         "settings": deciding,
         "class_names": list(data.class_names),
         "input_shape": list(data.input_shape),
+        "views": list(data.views),
         "preprocessing": data.preprocessing.to_dict(),
     }
 

@@ -156,6 +156,33 @@ class SplitMetrics(TypedDict):
     n: int
 
 
+class SetRecord(TypedDict):
+    """The test of one set of variables; `loss` is its head's on held-out training samples."""
+
+    variables: list[str]
+    p_value: float
+    loss: float | None
+
+
+class Conclusion(TypedDict):
+    """What a method that tests sets of variables for invariance has found.
+
+    Its `variables` are views of an input that were given to it: prior knowledge, which a table must
+    mark. `predictor` is the set that predicts, empty for the label prior. `moved` is, of each
+    variable, the p-value of "its mean is the same in all training environments". `text` says all of
+    it in words.
+    """
+
+    outcome: Literal["identified", "empty_set_accepted", "empty_intersection", "rejected"]
+    text: str
+    alpha: float
+    rule: str
+    predictor: list[str]
+    variables: list[str]
+    sets: list[SetRecord]
+    moved: dict[str, float]
+
+
 class CheckLine(TypedDict):
     """One line of `checks.jsonl`; the keys of `splits` are `<environment>/<main or holdout>`."""
 
@@ -163,6 +190,7 @@ class CheckLine(TypedDict):
     seconds: float
     train: dict[str, float | None]
     splits: dict[str, SplitMetrics]
+    conclusion: NotRequired[Conclusion]
     diverged: NotRequired[Literal[True]]
 
 

@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "backbones",
         "collectives",
+        "decision",
         "devices",
         "errors",
         "icp",
@@ -30,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "registry",
         "runtime",
         "search_space",
+        "subset_network",
     ),
     ("arguments", "claims", "protocols", "reproductions", "search_spaces"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
@@ -153,8 +155,9 @@ def test_no_floor_lists_a_room_that_is_gone(room_name):
 def test_the_ground_floor_knows_neither_data_modules_nor_records():
     ground = [module for module in INSIDE if FLOOR_OF[room(module)] == 0]
     known = {name for module in ground for name in imports(module) if name in FILES}
-    # Networks are initialised from seeds derived as all others are.
-    assert {name for name in known if not name.startswith("dgbench.")} <= {"datamodules.seeds"}
+    # Networks are initialised from seeds derived as all others are, and see inputs as views.
+    allowed = {"datamodules.seeds", "datamodules.views"}
+    assert {name for name in known if not name.startswith("dgbench.")} <= allowed
 
 
 @pytest.mark.parametrize("module", [m for m in INSIDE if m.startswith("dgbench.algorithms.")])
@@ -162,7 +165,7 @@ def test_an_algorithm_knows_batches_and_mathematics_and_does_not_measure(module)
     ours = {name for name in imports(module) if name.partition(".")[0] in PACKAGES}
     others = {name for name in ours if not name.startswith("dgbench.algorithms.")}
     ground = {f"dgbench.{name}" for name in FLOORS[0]}
-    assert others <= ground | {"datamodules.streams"}
+    assert others <= ground | {"datamodules.streams", "datamodules.views"}
     assert "torchmetrics" not in packages(module)
 
 

@@ -45,6 +45,9 @@ class Algorithm(pl.LightningModule):
         minimum_environments: training environments without which the method means nothing.
         anneal_steps: the step at which a penalty switches on, for ``restart_optimizer``.
         outputs: what the last objective returned, detached, before l2 and rescaling.
+        conclusion: what a method that tests as well as trains has found, for the record, as
+            ``leaderboard.records.Conclusion``; None for others. Each check calls Lightning's hook
+            ``on_validation_start`` before it measures: the place to renew it.
 
     Raises:
         UsageError: when there are fewer training environments than the method needs.
@@ -83,6 +86,7 @@ class Algorithm(pl.LightningModule):
         self.restart_optimizer = restart_optimizer
         self.anneal_steps = 0
         self.outputs: dict[str, Tensor] = {}
+        self.conclusion: dict[str, Any] | None = None
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
 
     def objective(self, batch: EnvironmentBatch) -> dict[str, Any]:

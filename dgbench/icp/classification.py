@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -228,7 +228,10 @@ def _climb(
 
 
 def calibration_p_value(
-    scores: npt.ArrayLike, targets: npt.ArrayLike, environment: npt.ArrayLike
+    scores: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    environment: npt.ArrayLike,
+    clusters: npt.ArrayLike | None = None,
 ) -> float:
     """Is a predictor equally calibrated in every environment?
 
@@ -247,6 +250,11 @@ def calibration_p_value(
         scores: ``(n,)``, the log-odds of class 1, or ``(n, classes)``, logits.
         targets: ``(n,)``, class numbers from 0.
         environment: ``(n,)``, numbers of the environments.
+        clusters: ``(n,)``, whole numbers: rows of one number are not independent, such as samples
+            of one source image. The likelihood ratio is then divided by the mean design effect of
+            the environments' fits, if that is above 1 (Rao and Scott, 1984,
+            https://doi.org/10.1214/aos/1176346391): the first-order correction. None for
+            independent rows.
 
     Raises:
         UsageError: where shapes differ, scores are not finite, or there is one environment.
@@ -270,11 +278,13 @@ def calibration_p_value(
         )
     if not np.isfinite(logits).all() or groups.max(initial=0) == 0:
         raise UsageError("calibration needs finite scores and at least 2 environments.")
+    dependent = None if clusters is None else np.asarray(clusters)
     if logits.ndim == 1:
-        return _calibration(logits, labels == 1, groups)
+        return _calibration(logits, labels == 1, groups, dependent)
     shifted = logits - logits.max(axis=1, keepdims=True)
     return _over_classes(
-        logits.shape[1], lambda k: _calibration(_log_odds(shifted, k), labels == k, groups)
+        logits.shape[1],
+        lambda k: _calibration(_log_odds(shifted, k), labels == k, groups, dependent),
     )
 
 
@@ -289,15 +299,38 @@ def _over_classes(classes: int, p_value: Callable[[int], float]) -> float:
     return min(1.0, len(asked) * min(p_value(one) for one in asked))
 
 
-def _calibration(scores: FloatArray, positive: BoolArray, environment: IntArray) -> float:
+def _calibration(
+    scores: FloatArray,
+    positive: BoolArray,
+    environment: IntArray,
+    clusters: npt.NDArray[Any] | None = None,
+) -> float:
     column, as_it_is = scores[:, None], (0.0, 1.0)
     pooled = fit_logistic(column, positive, as_it_is)
-    separate = [
-        fit_logistic(column[rows], positive[rows], as_it_is)
-        for rows in (environment == e for e in range(int(environment.max()) + 1))
-    ]
+    members = [environment == e for e in range(int(environment.max()) + 1)]
+    separate = [fit_logistic(column[rows], positive[rows], as_it_is) for rows in members]
     gained = sum(fit.likelihood for fit in separate) - pooled.likelihood
+    if clusters is not None:
+        effects = [
+            _design_effect(column[rows], positive[rows], fit, clusters[rows])
+            for rows, fit in zip(members, separate, strict=True)
+        ]
+        gained /= max(1.0, float(np.mean(effects)))
     return _chi_squared(sum(fit.rank for fit in separate) - pooled.rank, gained)
+
+
+def _design_effect(
+    columns: FloatArray, positive: BoolArray, fit: Logistic, clusters: npt.NDArray[Any]
+) -> float:
+    """How many times wider a fit's coefficients scatter than with independent rows, on average."""
+    design = np.column_stack([np.ones(len(columns)), columns])
+    design = design[:, _independent(design)]
+    probability = special.expit(fit.scores)
+    _, cluster = np.unique(clusters, return_inverse=True)
+    gradients = design * (positive - probability)[:, None]
+    sums = np.column_stack([np.bincount(cluster, column) for column in gradients.T])
+    inverse = np.linalg.pinv(_information(design, probability), hermitian=True)
+    return float(np.trace(inverse @ (sums.T @ sums)) / design.shape[1])
 
 
 def _chi_squared(degrees: int, gained: float) -> float:

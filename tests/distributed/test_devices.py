@@ -53,7 +53,7 @@ def test_two_processes_take_one_process_s_steps(case, trained):
         assert two[split] == pytest.approx(metrics, abs=1e-12)
 
 
-@pytest.mark.parametrize("case", [case for case in cases() if case != "erm"])
+@pytest.mark.parametrize("case", [case for case in cases() if case not in ("erm", "icp")])
 def test_penalties_of_shards_would_be_other_penalties(case, trained):
     assert deviation(trained["one"][case], trained["naive"][case]) > 1e-4
 

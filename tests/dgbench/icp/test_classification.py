@@ -230,3 +230,36 @@ def test_singular_columns_change_no_conclusion(test):
     assert SINGULAR in result.notes
     for names, p_value in plain.set_p_values.items():
         assert result.set_p_values[*names, "X4"] == pytest.approx(p_value, rel=1e-5)
+
+
+def clustered(random, *, clusters=300, repeats=6):
+    """Labels that samples of one source share a reason for, in two environments alike."""
+    environment = np.repeat([0, 1], clusters // 2 * repeats)
+    cluster = np.repeat(np.arange(clusters), repeats)
+    chance = np.repeat(random.choice([0.2, 0.8], size=clusters), repeats)
+    target = random.random(len(chance)) < chance
+    return random.normal(size=len(chance)), target, environment, cluster
+
+
+def test_dependent_rows_keep_the_level_when_they_are_said_to_be():
+    random = np.random.default_rng(0)
+    told, untold = np.zeros(300), np.zeros(300)
+    for draw in range(300):
+        _, target, environment, cluster = clustered(random)
+        constant = np.zeros(len(target))
+        untold[draw] = calibration_p_value(constant, target, environment)
+        told[draw] = calibration_p_value(constant, target, environment, cluster)
+    assert (untold < 0.05).mean() > 0.15
+    # Binomial: three standard deviations above 0.05.
+    assert (told < 0.05).mean() < 0.09
+
+
+def test_repeating_every_row_says_nothing_new():
+    score, target, environment, _ = clustered(np.random.default_rng(1), clusters=800, repeats=1)
+    target = target ^ (environment * (score > 0)).astype(bool)
+    rows = np.repeat(np.arange(len(score)), 5)
+    once = calibration_p_value(score, target, environment, np.arange(len(score)))
+    again = calibration_p_value(score[rows], target[rows], environment[rows], rows)
+    believed = calibration_p_value(score[rows], target[rows], environment[rows])
+    assert np.log(again) == pytest.approx(np.log(once), rel=0.05)
+    assert np.log(believed) < 4 * np.log(once)
