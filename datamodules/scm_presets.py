@@ -61,13 +61,15 @@ class Problem:
         """Whether the target is a number."""
         return self.weights is not None
 
-    def sample(self, split: Split, count: int = 10_000) -> Table:
+    def sample(self, split: Split, count: int = 10_000, *, shuffled: bool | None = None) -> Table:
         """Draws rows of every environment.
 
         Args:
-            split: "test" shuffles `z` within each environment, jointly, so that it keeps its law
-                and says nothing about the target; "train" and "validation" differ in their draws.
+            split: which draws.
             count: rows of each environment.
+            shuffled: whether `z` is shuffled within each environment, jointly, so that it keeps its
+                law and says nothing about the target; by default in the split "test". Trained on
+                shuffled rows, a predictor is the oracle.
 
         Returns:
             Columns are `x1`, `x2`, ... and `z1`, `z2`, ..., or `input1`, `input2`, ... where they
@@ -78,7 +80,7 @@ class Problem:
             self.environments, count, target="target", variables=["x", "z"], seed=seed
         )
         inputs, size = table.inputs, self.model.mechanisms["x"].size
-        if split == "test":
+        if split == "test" if shuffled is None else shuffled:
             orders = [
                 start * count + np.argsort(uniforms(count, seed, "shuffle", name))
                 for start, name in enumerate(self.environments)

@@ -288,6 +288,48 @@ def _icp(arguments: list[str]) -> int:
     return 0
 
 
+def _screen(arguments: list[str]) -> int:
+    """Runs an algorithm where the answer is known: dgbench screen --algo irm."""
+    parser = argparse.ArgumentParser(
+        prog="dgbench screen",
+        description=f"{_screen.__doc__} Options of the algorithm are --algo.NAME VALUE.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--algo", required=True, help="the algorithm")
+    add("--examples", nargs="+", default=None, help="linear unit tests: 1 2 3 1s 2s 3s (all)")
+    add("--environments", type=_at_least_one, default=3, help="of each example (3)")
+    add("--data-seeds", type=_at_least_one, default=3, help="data sets of each example (3)")
+    add("--draws", type=_at_least_one, default=2, help="settings to choose from (2)")
+    add("--samples", type=_at_least_one, default=1000, help="rows of each environment (1000)")
+    add("--steps", type=_at_least_one, default=10_000, help="optimiser steps (10000)")
+    add("--out", type=Path, help="folder for screen.json")
+    options, flags = parser.parse_known_args(arguments)
+    if "." not in options.algo:
+        registry.require("algorithm", options.algo)
+    from datamodules.scm_presets import EXAMPLES
+    from dgbench import screen, screen_report
+
+    console = _console()
+    plan = screen.Plan(
+        algo=options.algo,
+        examples=tuple(options.examples or EXAMPLES),
+        options=screen.algorithm_options(options.algo, flags),
+        environments=options.environments,
+        data_seeds=options.data_seeds,
+        draws=options.draws,
+        samples=options.samples,
+        steps=options.steps,
+    )
+    with console.status("") as status:
+        lines = screen.run(plan, status.update)
+    screen_report.show(console, plan, lines)
+    if options.out is not None:
+        written = screen_report.write(plan, lines, options.out)
+        console.print(f"Written: {written}", highlight=False, soft_wrap=True)
+    return 0
+
+
 def _console() -> Console:
     from rich.console import Console
 
@@ -304,4 +346,5 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "leaderboard": _leaderboard,
     "inspect": _inspect,
     "icp": _icp,
+    "screen": _screen,
 }

@@ -21,13 +21,13 @@ def scale_gradients(logits: Tensor, targets: Tensor) -> Tensor:
     backward pass, without one. The derivative of ``(w z - y)^2`` is ``2 (z - y) z``.
 
     Args:
-        logits: ``(n, classes)``, or predictions ``(n, 1)`` of numbers; float.
+        logits: ``(n, classes)``, or log odds or predictions ``(n, 1)``; float.
         targets: ``(n,)``, int64, in ``0..classes - 1``, or float for numbers.
 
     Returns:
         ``(n,)``, float.
     """
-    if targets.is_floating_point():
+    if logits.shape[-1] == 1:
         return (output_errors(logits, targets) * logits).squeeze(-1)
     expected = (logits.softmax(dim=-1) * logits).sum(dim=-1)
     return expected - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,410 @@
+"""The linear unit tests as a gate: what an algorithm does where the answer is known.
+
+Every algorithm trains a line on the examples of Aubin et al. (2021,
+https://arxiv.org/abs/2102.10867), beside empirical risk minimisation, its oracle (trained where
+the spurious inputs are shuffled) and invariant causal prediction. Records of runs are for data sets
+of images and their splits; a screen leaves a table and one JSON file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import repeat
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from datamodules.scm import Table
+from datamodules.scm_presets import Problem, Split, linear_unit_test
+from datamodules.streams import EnvironmentBatch
+from dgbench.algorithms.base import Algorithm
+from dgbench.errors import UsageError
+from dgbench.icp import icp
+from dgbench.linear_forms import best_form, make_algorithm
+from dgbench.parser import refuse_unknown
+from dgbench.protocols import configs
+from dgbench.registry import load
+from dgbench.runtime import quiet_lightning
+from dgbench.search_space import draw, hyperparameters
+
+BASELINE = "erm"
+ORACLE = "oracle"
+# Rows of a stack: more do not get cheaper, and leave the processor's cache.
+_ROWS = 200_000
+# Rows of an environment that invariant causal prediction tests, and that forms are tried on.
+_TESTED_ROWS = 500
+
+Report = Callable[[str], None]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a screen does.
+
+    Args:
+        algo: the algorithm.
+        examples: the linear unit tests.
+        options: options of the algorithm that win over those of every draw.
+        environments: environments of each example.
+        data_seeds: how many data sets of each example.
+        draws: how many settings; the best by mean validation error over the data seeds counts.
+        samples: rows of each environment and split.
+        steps: optimiser steps, over all rows each.
+    """
+
+    algo: str
+    examples: tuple[str, ...]
+    options: Mapping[str, Any]
+    environments: int
+    data_seeds: int
+    draws: int
+    samples: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one algorithm did on one example.
+
+    Attributes:
+        draw: the chosen draw.
+        options: its options.
+        errors: test error, ``(data seeds, environments)``.
+        mean: mean over both.
+        deviation: standard deviation over data seeds, averaged over environments, as published.
+    """
+
+    draw: int
+    options: Mapping[str, Any]
+    errors: npt.NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        """Mean error over data seeds and environments."""
+        return float(self.errors.mean())
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over data seeds (ddof 0), averaged over environments."""
+        return float(self.errors.std(axis=0).mean())
+
+
+@dataclass(frozen=True)
+class Line:
+    """One example.
+
+    Attributes:
+        example: which one.
+        regression: whether errors are squares, or shares of wrong labels.
+        results: by name: the algorithm, the baseline and the oracle.
+        icp: outcome of invariant causal prediction, one a data seed.
+        published: mean and deviation, by name; empty for other settings than the published.
+    """
+
+    example: str
+    regression: bool
+    results: Mapping[str, Result]
+    icp: tuple[str, ...]
+    published: Mapping[str, tuple[float, float]]
+
+
+def run(plan: Plan, report: Report = lambda text: None) -> list[Line]:
+    """Runs a screen.
+
+    Args:
+        plan: what to do.
+        report: told what is being trained.
+
+    Raises:
+        UsageError: when there are fewer settings than draws are asked for.
+    """
+    named = {plan.algo: plan.algo, BASELINE: BASELINE, ORACLE: BASELINE}
+    settings = {name: draws(algo, plan) for name, algo in named.items()}
+    lines = []
+    for example in plan.examples:
+        problems = [
+            linear_unit_test(example, environments=plan.environments, seed=seed)
+            for seed in range(plan.data_seeds)
+        ]
+        results = {}
+        for name, algo in named.items():
+            report(f"example {example}: {name}")
+            kind = load("algorithm", algo)
+            results[name] = _result(kind, settings[name], problems, plan, name == ORACLE)
+        report(f"example {example}: invariant causal prediction")
+        lines.append(
+            Line(
+                example=example,
+                regression=problems[0].is_regression,
+                results=results,
+                icp=tuple(map(icp_outcome, problems)),
+                published=published(example, plan.environments),
+            )
+        )
+    return lines
+
+
+def draws(algo: str, plan: Plan) -> list[dict[str, Any]]:
+    """Settings of an algorithm: published ones where a file lists them, else of its signature.
+
+    Args:
+        algo: the algorithm.
+        plan: how many, and what wins over them where it is the screened one.
+
+    Raises:
+        UsageError: when a file lists fewer.
+    """
+    overriding = plan.options if algo == plan.algo else {}
+    path = configs() / "screen" / f"{algo}.yaml"
+    if path.exists():
+        listed = yaml.safe_load(path.read_text())["draws"]
+        if plan.draws > len(listed):
+            raise UsageError(
+                f"--draws is {plan.draws}; it must be at most {len(listed)}, the settings that "
+                f"configs/screen/{path.name} lists."
+            )
+        return [{**options, **overriding} for options in listed[: plan.draws]]
+    ranges = {
+        option.name: option.range
+        for option in hyperparameters(load("algorithm", algo))
+        if option.range is not None
+    }
+    return [{**draw(ranges, seed), **overriding} for seed in range(plan.draws)]
+
+
+def algorithm_options(algo: str, flags: Sequence[str]) -> dict[str, Any]:
+    """The algorithm's options that a command line gives, as ``--algo.NAME=VALUE``.
+
+    Args:
+        algo: the algorithm.
+        flags: what is left of the command line.
+
+    Raises:
+        UsageError: for other flags, and values that an option cannot have.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    kind = load("algorithm", algo)
+    parser.add_class_arguments(kind, "algo", skip={"network", "n_environments"}, instantiate=False)
+    refuse_unknown(parser, flags)
+    try:
+        parsed = parser.parse_args(list(flags)).algo
+    except ArgumentError as error:
+        raise UsageError(f"{' '.join(str(error).split())}.") from None
+    given = {flag.partition("=")[0].removeprefix("--algo.") for flag in flags if flag[:2] == "--"}
+    return {name: parsed[name] for name in given}
+
+
+def icp_outcome(problem: Problem) -> str:
+    """What invariant causal prediction says about an example's rows.
+
+    Args:
+        problem: the example.
+    """
+    table = problem.sample("train", _TESTED_ROWS)
+    found = icp(
+        table.inputs, table.target, table.environment,
+        variables=table.variables, estimate_only=True,
+    )  # fmt: skip
+    return found.outcome
+
+
+def published(example: str, environments: int) -> dict[str, tuple[float, float]]:
+    """Published mean and deviation of an example, by name of the algorithm.
+
+    Args:
+        example: the example.
+        environments: number of environments.
+    """
+    content = yaml.safe_load((configs() / "screen" / "published.yaml").read_text())
+    if environments != content["environments"]:
+        return {}
+    return {name: (mean, spread) for name, (mean, spread) in content["errors"][example].items()}
+
+
+def _result(
+    kind: type[Algorithm],
+    settings: Sequence[Mapping[str, Any]],
+    problems: Sequence[Problem],
+    plan: Plan,
+    oracle: bool,
+) -> Result:
+    """Trains all draws on all data seeds and measures the best draw."""
+
+    def sample(problem: Problem, split: Split) -> Table:
+        return problem.sample(split, plan.samples, shuffled=oracle or split == "test")
+
+    form = best_form(kind, settings[0], problems[0].sample("train", _TESTED_ROWS))
+    tables = [sample(problem, "train") for problem in problems]
+    algorithms = [
+        make_algorithm(form, kind, options, table, seed)
+        for table in tables
+        for seed, options in enumerate(settings)
+    ]
+    batches = [form.batch(table) for table in tables for _ in settings]
+    train(algorithms, batches, plan.steps)
+    by_split = {}
+    for split in ("validation", "test"):
+        measured = [
+            form.errors(algorithm, table)
+            for table, own in zip(
+                (sample(problem, split) for problem in problems),
+                _grouped(algorithms, len(settings)),
+                strict=True,
+            )
+            for algorithm in own
+        ]
+        by_split[split] = np.reshape(measured, (len(problems), len(settings), -1))
+    best = int(by_split["validation"].mean(axis=(0, 2)).argmin())
+    return Result(best, settings[best], by_split["test"][:, best])
+
+
+def train(algorithms: Sequence[Algorithm], batches: Sequence[EnvironmentBatch], steps: int) -> None:
+    """Trains each algorithm on its own full batch, stacked where the algorithm allows it.
+
+    Args:
+        algorithms: of one class and one shape; they are trained in place.
+        batches: one for each, of one shape.
+        steps: optimiser steps.
+    """
+    at_once = max(1, _ROWS // len(batches[0].targets))
+    for own, data in zip(_grouped(algorithms, at_once), _grouped(batches, at_once), strict=True):
+        if _can_stack(own):
+            _train_stacked(own, data, steps)
+        else:
+            for algorithm, batch in zip(own, data, strict=True):
+                _train_alone(algorithm, batch, steps)
+
+
+def _train_stacked(
+    algorithms: Sequence[Algorithm], batches: Sequence[EnvironmentBatch], steps: int
+) -> None:
+    """All as one, by torch.func; Adam with each one's learning rate and weight decay."""
+    objective = _Objective(algorithms[0])
+    parameters, buffers = stack_module_state([_Objective(each) for each in algorithms])
+    options = {
+        name: torch.tensor([vars(each)[name] for each in algorithms])
+        for name in _differing(algorithms)
+    }
+    before = {name: vars(algorithms[0])[name] for name in options}
+    rates, decays = (
+        torch.tensor([getattr(each, name) for each in algorithms])
+        for name in ("learning_rate", "weight_decay")
+    )
+    columns = tuple(
+        torch.stack([getattr(batch, column.name) for batch in batches])
+        for column in fields(EnvironmentBatch)
+    )
+
+    def loss(*of_one: Any) -> tuple[Tensor, Any]:
+        own, state, values, rows = of_one
+        outputs = functional_call(objective, {**own, **state}, (values, EnvironmentBatch(*rows)))
+        return outputs["loss"], outputs.get("state", {})
+
+    # Traced, the step is without the cost of vmap and without what only the loss's value needs.
+    gradients = vmap(grad(loss, has_aux=True), randomness="different")
+    traced = make_fx(gradients)(parameters, buffers, options, columns)
+    vars(algorithms[0]).update(before)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    weights = {name: value.detach().clone() for name, value in parameters.items()}
+    moments = {
+        name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in weights.items()
+    }
+    with torch.no_grad():
+        for step in range(1, steps + 1):
+            found, state = traced(weights, buffers, options, columns)
+            for name, value in state.items():
+                buffers[f"algorithm.{name}"].copy_(value)
+            buffers["algorithm.steps_taken"] += 1
+            for name, value in weights.items():
+                _adam(value, found[name], moments[name], step, rates, decays)
+    for number, each in enumerate(algorithms):
+        for name, value in (*weights.items(), *buffers.items()):
+            each.state_dict()[name.removeprefix("algorithm.")].copy_(value[number])
+
+
+def _adam(
+    value: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    step: int,
+    rates: Tensor,
+    decays: Tensor,
+) -> None:
+    """One step of torch's Adam for each run, with its own rate; torch's refuses a vector."""
+    along = (-1, *[1] * (value.dim() - 1))
+    first, second = moments
+    gradient = gradient + decays.view(along) * value
+    first.lerp_(gradient, 1 - 0.9)
+    second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+    root = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
+    value.sub_(rates.view(along) / (1 - 0.9**step) * first / root)
+
+
+class _Objective(nn.Module):
+    """An objective under other options, as a module that ``functional_call`` can call."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        super().__init__()
+        self.algorithm = algorithm
+
+    def forward(self, options: Mapping[str, Tensor], batch: EnvironmentBatch) -> dict[str, Any]:
+        vars(self.algorithm).update(options)
+        return self.algorithm.objective(batch)
+
+
+def _differing(algorithms: Sequence[Algorithm]) -> list[str]:
+    """Names of the objective's options that are not the same for all."""
+    first = algorithms[0]
+    names = {option.name for option in hyperparameters(type(first))} & vars(first).keys()
+    return sorted(
+        name
+        for name in names - {"learning_rate", "weight_decay"}
+        if any(vars(each)[name] != vars(first)[name] for each in algorithms)
+    )
+
+
+def _can_stack(algorithms: Sequence[Algorithm]) -> bool:
+    """Whether the step is the base's and the options that differ are numbers."""
+    first = algorithms[0]
+    hooks = ("training_step", "configure_optimizers", "on_train_batch_start", "on_train_start")
+    plain = all(getattr(type(first), hook) is getattr(Algorithm, hook) for hook in hooks)
+    special = any(each.l2 or each.rescale_loss or each.restart_optimizer for each in algorithms)
+    numbers = all(isinstance(vars(first)[name], int | float) for name in _differing(algorithms))
+    return plain and numbers and not special
+
+
+def _train_alone(algorithm: Algorithm, batch: EnvironmentBatch, steps: int) -> None:
+    with quiet_lightning():
+        trainer = pl.Trainer(max_steps=steps, accelerator="cpu", devices=1, barebones=True)
+        trainer.fit(algorithm, _Repeated(batch, steps))
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """One batch again and again, which Lightning would take for several loaders in a list."""
+
+    batch: EnvironmentBatch
+    steps: int
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[EnvironmentBatch]:
+        return repeat(self.batch, self.steps)
+
+
+def _grouped(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """Neighbours in groups of a size, the last one smaller if need be."""
+    return (values[start : start + size] for start in range(0, len(values), size))

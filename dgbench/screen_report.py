@@ -1,0 +1,91 @@
+"""What a screen shows and writes: one table, one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dgbench.errors import UsageError
+from dgbench.screen import Line, Plan
+
+
+def show(console: Console, plan: Plan, lines: Sequence[Line]) -> None:
+    """Prints one row an example, published figures under ours.
+
+    Args:
+        console: where to print.
+        plan: what was done.
+        lines: what came out.
+    """
+    names = list(lines[0].results)
+    table = Table("example", "error", *names, "icp", title=f"{plan.algo} on the linear unit tests")
+    for line in lines:
+        cells = [_cell(line, name) for name in names]
+        outcomes = Counter(line.icp).most_common()
+        said = "\n".join(
+            f"{outcome.replace('_', ' ')} {n}/{len(line.icp)}" for outcome, n in outcomes
+        )
+        table.add_row(line.example, "squared" if line.regression else "share", *cells, said)
+    console.print(table)
+    console.print(
+        f"Mean ± deviation over {plan.data_seeds} data seeds, {plan.environments} environments, "
+        f"{plan.samples} rows each, {plan.steps} steps, the best of {plan.draws} settings by "
+        "validation error; (published: 50 seeds, 10000 rows, 10000 steps, 20 settings).",
+        highlight=False,
+    )
+
+
+def write(plan: Plan, lines: Sequence[Line], folder: Path) -> Path:
+    """Writes ``screen.json``: every error, chosen setting and outcome.
+
+    Args:
+        plan: what was done.
+        lines: what came out.
+        folder: where to; made where it is missing.
+
+    Raises:
+        UsageError: where the folder cannot be written.
+    """
+    document = {
+        "plan": asdict(plan),
+        "examples": {
+            line.example: {
+                "results": {
+                    name: {
+                        "mean": result.mean,
+                        "deviation": result.deviation,
+                        "draw": result.draw,
+                        "options": dict(result.options),
+                        "errors": result.errors.tolist(),
+                    }
+                    for name, result in line.results.items()
+                },
+                "icp": list(line.icp),
+                "published": dict(line.published),
+            }
+            for line in lines
+        },
+    }
+    path = folder / "screen.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be written: {error}.") from None
+    return path
+
+
+def _cell(line: Line, name: str) -> str:
+    result = line.results[name]
+    digits = 2 if line.regression else 3
+    ours = f"{result.mean:.{digits}f} ± {result.deviation:.{digits}f}"
+    if name not in line.published:
+        return ours
+    mean, deviation = line.published[name]
+    return f"{ours}\n({mean:.{digits}f} ± {deviation:.{digits}f})"
