@@ -206,7 +206,13 @@ def _leaderboard(arguments: list[str]) -> int:
     packed = commands.add_parser("pack", help="records in, one file out")
     packed.add_argument("runs", nargs="+", type=Path, help=sources)
     packed.add_argument("--out", type=Path, required=True, help="a .parquet or .jsonl file")
+    published = commands.add_parser("publish", help="tables and plots to Weights & Biases")
+    published.add_argument("runs", nargs="+", type=Path, help=sources)
+    published.add_argument("--to", choices=["wandb"], required=True, help="offline by default")
+    published.add_argument("--out", type=Path, default=Path(), help="where wandb keeps its run")
     options = parser.parse_args(arguments)
+    if options.command == "publish":
+        return _publish(options.runs, options.out)
     if options.command == "pack":
         return _pack(options.runs, options.out)
     from leaderboard.build import build as build_tables
@@ -222,6 +228,15 @@ def _leaderboard(arguments: list[str]) -> int:
     if written[-1].suffix != ".parquet":
         text = "No Parquet: it needs pyarrow, pip install 'dgbench[parquet]'."
         console.print(text, highlight=False, markup=False)
+    return 0
+
+
+def _publish(runs: Sequence[Path], out: Path) -> int:
+    from leaderboard.build import load_board
+    from leaderboard.publish import to_wandb
+
+    folder = to_wandb(load_board(runs), out, "dgbench")
+    _console().print(f"Written: {folder}", highlight=False, soft_wrap=True)
     return 0
 
 
