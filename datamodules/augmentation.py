@@ -219,7 +219,7 @@ def _matrices(factors: Tensor) -> Tensor:
         factors[:, k, None, None] * identity for k in (_BRIGHTNESS, _CONTRAST, _SATURATION)
     )
     saturation = saturation + (1 - factors[:, _SATURATION, None, None]) * grey
-    angle = 2 * torch.pi * factors[:, _HUE]
+    angle = -2 * torch.pi * factors[:, _HUE]  # YIQ turns from red to blue, HSV to green
     cosine, sine, zero, one = angle.cos(), angle.sin(), 0 * angle, 0 * angle + 1
     turn = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=1)
     to_yiq = factors.new_tensor(_YIQ)
