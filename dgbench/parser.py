@@ -138,7 +138,11 @@ def build_inspect_parser(names: Names | None = None) -> ArgumentParser:
     add("--config", action="config", help="YAML file of options, one of `fit` too; flags win.")
     _add_data(parser, names)
     add("--out", default="inspection", help="Folder of the pictures, in one of the set's name.")
-    add("--json", type=bool, nargs="?", const=True, default=False, help="Print JSON.")
+    for flag, what in (
+        ("--environments", "Compare the training environments: labels, and what views say."),
+        ("--json", "Print JSON."),
+    ):
+        add(flag, type=bool, nargs="?", const=True, default=False, help=what)
     if names is None:
         parser.epilog = "inspect --dataset NAME --help shows the options of a data set."
     else:

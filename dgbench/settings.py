@@ -207,6 +207,7 @@ class DataSettings:
         test_env: environments held out, indices or names.
         data_seed: decides environments and splits.
         out: folder of the pictures.
+        environments: whether to compare the training environments.
         json: whether to print JSON.
     """
 
@@ -215,6 +216,7 @@ class DataSettings:
     test_env: list[int | str]
     data_seed: int
     out: str
+    environments: bool
     json: bool
 
 

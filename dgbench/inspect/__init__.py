@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dgbench import registry
 from dgbench.errors import UsageError
+from dgbench.inspect import environments
 from dgbench.inspect.pictures import TRAINING_BATCHES, draw
 from dgbench.inspect.report import show
 from dgbench.inspect.survey import Survey, survey
@@ -36,31 +38,50 @@ def inspect(settings: DataSettings, console: Console) -> Survey:
     data = load(settings)
     if not settings.json:
         data.say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    name = settings.data["name"]
     found = survey(data)
-    if not settings.json:
-        show(console, f"{name} ({settings.protocol}), data seed {settings.data_seed}", found)
-    folder = Path(settings.out) / name
+    usable = bool(found.fingerprint)
+    compared = environments.compare(data) if settings.environments and usable else None
+    pictures = _draw(settings, data, found) if usable else []
+    if settings.json:
+        sys.stdout.write(
+            json.dumps(_document(settings, found, compared, pictures), indent=1) + "\n"
+        )
+        return found
+    name = settings.data["name"]
+    show(console, f"{name} ({settings.protocol}), data seed {settings.data_seed}", found)
+    if compared is not None:
+        environments.show(console, compared)
+    lines = [f"Written: {path}" for path in pictures]
+    lacking = ["No pictures: they need matplotlib, pip install 'dgbench[report]'."]
+    for line in lines or lacking * usable:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return found
+
+
+def _draw(settings: DataSettings, data: EnvironmentDataModule, found: Survey) -> list[Path]:
+    folder = Path(settings.out) / settings.data["name"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = draw(data, found, folder) if found.fingerprint else []
+        return draw(data, found, folder)
     except OSError as error:
         raise UsageError(f"The folder {folder} cannot be written: {error}.") from None
-    if settings.json:
-        head = {"data": settings.data, "protocol": settings.protocol}
-        document = {**head, "data_seed": settings.data_seed, **found.to_dict()}
-        document["pictures"] = [str(path) for path in pictures]
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
-        return found
-    for path in pictures:
-        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
-    if found.fingerprint and not pictures:
-        console.print(
-            "No pictures: they need matplotlib, pip install 'dgbench[report]'.",
-            highlight=False,
-            markup=False,
-        )
-    return found
+
+
+def _document(
+    settings: DataSettings,
+    found: Survey,
+    compared: environments.EnvironmentReport | None,
+    pictures: Sequence[Path],
+) -> dict[str, Any]:
+    """What is printed for machines."""
+    return {
+        "data": settings.data,
+        "protocol": settings.protocol,
+        "data_seed": settings.data_seed,
+        **found.to_dict(),
+        **({} if compared is None else {"training_environments": compared.to_dict()}),
+        "pictures": [str(path) for path in pictures],
+    }
 
 
 def load(settings: DataSettings) -> EnvironmentDataModule:

@@ -1,0 +1,95 @@
+"""Whatever is in the records, tables and page show it as text."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from leaderboard import latex
+from leaderboard.board import Board
+from leaderboard.details import unpack
+from leaderboard.exports import csv_text, json_text
+from leaderboard.page import page
+from leaderboard.tables import MOST_ENVIRONMENTS
+from tests.leaderboard.browser import chromium, errors, opened
+from tests.leaderboard.make_board import synthetic_board
+
+HTML = "</script><img src=x onerror=\"document.title='owned'\"><b a='"
+LATEX = r"\input{x} $a_1^2$ & 100% #1 ~ {b} \\ [2] \end{tabular} --- `` '' ?` <<"
+LETTERS = "".join(map(chr, range(32, 256))) + "\u4e2d\U0001f600\u202e"
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    return synthetic_board(
+        data_sets={HTML: (LATEX, HTML), LATEX: (LETTERS, "[x] *")},
+        algorithms=("erm", HTML, LATEX, LETTERS),
+        trials=2,
+        checks=2,
+    )
+
+
+def test_names_reach_the_page_as_text(board: Board, tmp_path: Path) -> None:
+    text = page(board)
+    assert HTML not in text
+    assert "<img" not in text
+    (tmp_path / "index.html").write_text(text, encoding="utf-8")
+    with chromium() as browser:
+        opened(browser, tmp_path / "index.html")
+        labels = browser.execute_script(
+            "return [...document.querySelectorAll('#table-0 tbody tr')]"
+            ".map((row) => row.dataset.label)"
+        )
+        browser.execute_script("document.querySelectorAll('#table-0 td button')[5].click()")
+        browser.execute_script("return new Promise((done) => setTimeout(done, 500))")
+        browser.execute_script("document.querySelector('.run summary').click()")
+        assert browser.execute_script("return document.querySelectorAll('img').length") == 0
+        assert browser.title != "owned"
+        assert errors(browser) == []
+    assert {HTML, LATEX} <= set(labels)
+
+
+def test_a_policy_lets_the_pages_own_script_run_alone(board: Board) -> None:
+    text = page(board)
+    assert text.count("<script>") == 1
+    assert "default-src 'none'; script-src 'sha256-" in html.unescape(text)
+
+
+def test_a_pack_holds_names_as_they_are(board: Board) -> None:
+    packed = page(board).partition('id="pack-0">')[2].partition("<")[0]
+    assert HTML in {
+        run["id"] and name for run in unpack(packed)["runs"] for name in run["held_out"]
+    }
+
+
+@pytest.mark.parametrize("text", [LATEX, LETTERS, "a_b", "100%", "x & y", "#1"])
+def test_no_special_character_is_left_alone_in_latex(text: str) -> None:
+    left = latex.escape(text)
+    for known in sorted(latex._SPECIAL.values(), key=len, reverse=True):
+        left = left.replace(known, "")
+    assert not set(left) & set("\\{}$&#%_~^<>|\"'`-[]*")
+
+
+def test_the_tables_compile(board: Board, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex: apt-get install texlive-latex-recommended")
+    for name, text in latex.documents(board).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", latex.DOCUMENT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "leaderboard.pdf").exists()
+
+
+def test_many_environments_are_cut_for_readers_and_all_in_files() -> None:
+    names = tuple(f"environment {index}" for index in range(MOST_ENVIRONMENTS + 5))
+    many = synthetic_board(data_sets={"wide": names}, algorithms=("erm",), trials=1, checks=1)
+    assert "5 more environments are in leaderboard.csv" in page(many)
+    assert f"environment {MOST_ENVIRONMENTS}<" not in page(many).partition("<details")[0]
+    assert names[-1] in csv_text(many)
+    assert names[-1] in json_text(many)
