@@ -185,15 +185,24 @@ class EnvironmentDataModule(pl.LightningDataModule, ABC):
         """SHA-256 in hexadecimal of all `fingerprints`: equal means the same data and splits."""
         return hashlib.sha256(canonical_json(self.fingerprints())).hexdigest()
 
+    def training_splits(self) -> list[MainSplit]:
+        """Copy the main splits to train on, in training order."""
+        return [MainSplit.of(index, self.environment(index)) for index in self.train_environments]
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed that decides the order of batches."""
+        return derive_seed(self.trial_seed, "batches")
+
     def train_dataloader(self) -> TrainingStream:
         """Make the training stream for this rank, on its device if a trainer is attached."""
         trainer = self.trainer
         return TrainingStream(
-            [MainSplit.of(index, self.environment(index)) for index in self.train_environments],
+            self.training_splits(),
             batch_size=self.batch_size,
             sampling=self.sampling,
             augmentation=self.augmentation,
-            seed=derive_seed(self.trial_seed, "batches"),
+            seed=self.stream_seed,
             steps=self.steps,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -33,7 +34,8 @@ class EnvironmentBatch:
     Attributes:
         inputs: (n, *shape) float32.
         targets: (n,) int64, the class; float32 where a number is predicted.
-        environment: (n,) int64, position 0 to E - 1 among the training environments.
+        environment: (n,) int64, position 0 to E - 1 among the training environments; -1 for a row
+            that belongs to none and counts nowhere, as stacked runs of different batch sizes have.
         indices: (n,) int64, index of the sample inside its environment.
         rows: (n,) int64, position of the sample in its environment's global batch.
         counts: (E,) int64, samples of each environment's global batch, over all ranks.
@@ -96,17 +98,57 @@ class MainSplit:
         return cls(environment, inputs, data.targets[data.main], data.main)
 
 
-class TrainingStream:
+class Stream(ABC):
+    """Batches that are a function of the step alone.
+
+    One iteration hands out `steps` batches; the next one goes on where it ended, so that Lightning
+    sees every iteration as an epoch. The whole state is the number of batches handed out, which is
+    exact because of `__len__`: of an unsized loader Lightning would fetch one batch ahead.
+
+    Args:
+        steps: Batches of one iteration.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._position = 0
+
+    @abstractmethod
+    def batch(self, step: int) -> EnvironmentBatch:
+        """Make the batch of a step, whatever was handed out before.
+
+        Args:
+            step: Number of the batch, from 0; may exceed `steps`.
+        """
+
+    def __len__(self) -> int:
+        """Return the number of batches of one iteration."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[EnvironmentBatch]:
+        """Hand out the batches that are left of this iteration, or those of the next one."""
+        end = (self._position // self._steps + 1) * self._steps
+        while self._position < end:
+            # Moved on first: a checkpoint written while a batch is in use must not repeat it.
+            self._position += 1
+            yield self.batch(self._position - 1)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the whole state: how many batches were handed out."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batches that were handed out when `state` was taken."""
+        self._position = state["position"]
+
+
+class TrainingStream(Stream):
     """The batches of a run, for one rank, made on its device.
 
     Batch t of an environment depends on the seed, the environment's index in its data set and t
     alone: not on the other environments, on earlier batches, or on the number of ranks. Rank r of W
     takes rows r, r + W, ... of each environment's global batch. What augmentation does to a row
     depends on its number in that batch, too.
-
-    One iteration hands out `steps` batches; the next one goes on where it ended, so that Lightning
-    sees every iteration as an epoch. The whole state is the number of batches handed out, which is
-    exact because of `__len__`: of an unsized loader Lightning would fetch one batch ahead.
 
     Args:
         environments: The main splits to train on, in training order: all of tensors, which are kept
@@ -145,8 +187,7 @@ class TrainingStream:
                 f"training environments have {sizes} main samples; each needs one at least, so "
                 "name other environments or lower the holdout fraction"
             )
-        self._steps = steps
-        self._position = 0
+        super().__init__(steps)
         self._batch_size = batch_size
         self._shard = slice(rank, None, world_size)
         counts = sizes if batch_size == "full" else [batch_size] * len(sizes)
@@ -163,7 +204,7 @@ class TrainingStream:
         # Rows of images are read on the host.
         drawn_on = "cpu" if images else device
         self._drawers = [
-            _RowDrawer(range(end - size, end), (seed, sampling, split.environment), drawn_on)
+            RowDrawer(range(end - size, end), (seed, sampling, split.environment), drawn_on)
             for split, size, end in zip(environments, sizes, accumulate(sizes), strict=True)
         ]
         self._inputs: Tensor | _ImageReader
@@ -180,18 +221,6 @@ class TrainingStream:
         else:
             tensors = [split.inputs for split in environments if isinstance(split.inputs, Tensor)]
             self._inputs = torch.cat([part[kept] for part in tensors]).to(device)
-
-    def __len__(self) -> int:
-        """Return the number of batches of one iteration."""
-        return self._steps
-
-    def __iter__(self) -> Iterator[EnvironmentBatch]:
-        """Hand out the batches that are left of this iteration, or those of the next one."""
-        end = (self._position // self._steps + 1) * self._steps
-        while self._position < end:
-            # Moved on first: a checkpoint written while a batch is in use must not repeat it.
-            self._position += 1
-            yield self.batch(self._position - 1)
 
     def batch(self, step: int) -> EnvironmentBatch:
         """Make the batch of a step, whatever was handed out before.
@@ -213,14 +242,6 @@ class TrainingStream:
         return self._complete(
             inputs, self._targets.index_select(0, rows), self._indices.index_select(0, rows)
         )
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the whole state: how many batches were handed out."""
-        return {"position": self._position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the batches that were handed out when `state` was taken."""
-        self._position = state["position"]
 
     def _draw(self, step: int) -> Tensor:
         """Return this rank's rows of a batch among all that are kept, (n,) int64."""
@@ -307,7 +328,7 @@ class _Read(NamedTuple):
     draws: Draws | None
 
 
-class _RowDrawer:
+class RowDrawer:
     """Draws the rows of one environment: an endless chain of passes, cut into batches.
 
     Args:

@@ -10,16 +10,17 @@ from dgbench.claims import Claim
 
 
 class ClaimGuard(pl.Callback):
-    """Stops a training whose run belongs to another process now, before it writes anything."""
+    """Stops a training whose runs belong to another process now, before it writes anything."""
 
-    def __init__(self, claim: Claim) -> None:
-        """Guards a claim.
+    def __init__(self, *claims: Claim) -> None:
+        """Guards claims.
 
         Args:
-            claim: on the run that is trained.
+            *claims: on what is trained.
         """
-        self.claim = claim
+        self.claims = claims
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Looks at the clock."""
-        self.claim.require()
+        for claim in self.claims:
+            claim.require()

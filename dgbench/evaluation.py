@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from pytorch_lightning.plugins.precision import Precision
@@ -101,20 +101,50 @@ def evaluate(
     """
     training = network.training
     network.eval()
-    measured = {}
+    (measured,) = evaluate_stacked(
+        lambda inputs: network(inputs).unsqueeze(0), 1, data, splits, device, precision
+    )
+    network.train(training)
+    return measured
+
+
+@torch.no_grad()
+def evaluate_stacked(
+    logits_of: Callable[[Tensor], Tensor],
+    networks: int,
+    data: EnvironmentDataModule,
+    splits: Iterable[tuple[int, Split]],
+    device: torch.device,
+    precision: Precision,
+) -> list[dict[str, records.SplitMetrics]]:
+    """Measures several networks on the same splits in one pass, never augmented.
+
+    Args:
+        logits_of: maps inputs ``(n, ...)`` to logits ``(networks, n, classes)``.
+        networks: how many there are; in evaluation mode.
+        data: the data set.
+        splits: pairs of environment index and split; empty ones are left out.
+        device: where the networks are.
+        precision: Lightning's precision plugin of the run.
+
+    Returns:
+        For each network, metrics by ``<environment>/<split>``.
+    """
+    measured: list[dict[str, records.SplitMetrics]] = [{} for _ in range(networks)]
     for environment, split in splits:
-        metrics = ClassificationMetrics().to(device)
         outputs = []
         for inputs, targets, _ in data.evaluation_batches(
             environment, split, rank=rank(), world_size=world_size()
         ):
             with precision.forward_context():
-                outputs.append((network(precision.convert_input(inputs.to(device))), targets))
-        if outputs:
-            logits, labels = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-            metrics.update(logits, labels.to(device))
-        measured[f"{data.environment_names[environment]}/{split}"] = metrics.compute()
-    network.train(training)
+                outputs.append((logits_of(precision.convert_input(inputs.to(device))), targets))
+        name = f"{data.environment_names[environment]}/{split}"
+        for position in range(networks):
+            metrics = ClassificationMetrics().to(device)
+            if outputs:
+                logits = torch.cat([part[position] for part, _ in outputs])
+                metrics.update(logits, torch.cat([part for _, part in outputs]).to(device))
+            measured[position][name] = metrics.compute()
     return measured
 
 

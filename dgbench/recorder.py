@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -25,6 +26,53 @@ from leaderboard import records
 _STEPS_BETWEEN_QUESTIONS = 10
 
 
+class Tally:
+    """What a recorder adds up: the training values since the last check, and the time spent.
+
+    Attributes:
+        sums: of each value, float64; of stacked runs, ``(runs, values)``.
+        counted: steps in the sums.
+    """
+
+    def __init__(self) -> None:
+        """Begins at nothing."""
+        self.sums = torch.zeros(0, dtype=torch.float64)
+        self.counted = 0
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """Counts time from now on."""
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent, before an interruption too."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def add(self, values: Tensor) -> None:
+        """Adds a step's values, leaving them on their device: to look at them would wait for it."""
+        values = values.double()
+        self.sums = self.sums.to(values.device) + values if self.counted else values
+        self.counted += 1
+
+    def means(self) -> Any:
+        """The means since the last check, as nested lists; the next ones begin anew."""
+        means = (self.sums / self.counted).tolist()
+        self.counted = 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return {"sums": self.sums.tolist(), "counted": self.counted, "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.sums = torch.tensor(state["sums"], dtype=torch.float64)
+        self.counted = state["counted"]
+        self._seconds_before = state["seconds"]
+
+
 class Recorder(pl.Callback):
     """Measures at each check, writes checks and checkpoints, and closes the record.
 
@@ -39,24 +87,19 @@ class Recorder(pl.Callback):
             record: the run's record; its folder is made before the run starts.
         """
         self.record = record
-        self.sums = torch.zeros(0, dtype=torch.float64)
-        self.counted = 0
-        self.seconds_before = 0.0
-        self.started = time.monotonic()
+        self.tally = Tally()
         self.train_names: list[str] = []
         self.stop_requested: int | None = None
 
     # What the checkpoint remembers of the recorder
 
     def state_dict(self) -> dict[str, Any]:
-        """The mean of the training values since the last check, and the time spent."""
-        return {"sums": self.sums.tolist(), "counted": self.counted, "seconds": self._seconds()}
+        """The training values since the last check, and the time spent."""
+        return self.tally.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
-        self.sums = torch.tensor(state_dict["sums"], dtype=torch.float64)
-        self.counted = state_dict["counted"]
-        self.seconds_before = state_dict["seconds"]
+        self.tally.load_state_dict(state_dict)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -68,7 +111,7 @@ class Recorder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the record, or reopens it at the checkpoint's step."""
-        self.started = time.monotonic()
+        self.tally.start()
         if trainer.is_global_zero:
             self.record.open(trainer.global_step)
         self._write_status(trainer, "running")
@@ -95,7 +138,10 @@ class Recorder(pl.Callback):
     ) -> None:
         """Adds up what the step showed; at a check, measures and saves."""
         assert isinstance(pl_module, Algorithm)
-        self._accumulate(pl_module.outputs)
+        outputs_now = pl_module.outputs
+        if not self.train_names:
+            self.train_names = self.record.names_of(outputs_now)
+        self.tally.add(torch.cat([value.reshape(-1) for value in outputs_now.values()]))
         step = trainer.global_step
         if self.record.is_check(step):
             self._check(trainer, pl_module)
@@ -126,7 +172,7 @@ class Recorder(pl.Callback):
             measured = evaluate(network, self.record.data, splits, algorithm.device, plugin)
             check["splits"] = {**check["splits"], **measured}
         if trainer.is_global_zero:
-            self.record.close(checks, trainer.global_step, self._seconds())
+            self.record.close(checks, trainer.global_step, self.tally.seconds)
         trainer.strategy.barrier("the record is closed")
 
     def on_exception(
@@ -150,20 +196,12 @@ class Recorder(pl.Callback):
         device = trainer.strategy.root_device
         return int(trainer.strategy.reduce(torch.tensor(asked, device=device), reduce_op="max"))
 
-    def _accumulate(self, outputs: dict[str, Tensor]) -> None:
-        values = torch.cat([value.reshape(-1) for value in outputs.values()]).double()
-        if not self.train_names:
-            self.train_names = self.record.names_of(outputs)
-        self.sums = self.sums.to(values.device) + values if self.counted else values
-        self.counted += 1
-
     def _check(self, trainer: pl.Trainer, algorithm: Algorithm) -> None:
         algorithm.on_validation_start()
-        means = (self.sums / self.counted).tolist()
-        self.counted = 0
+        means = self.tally.means()
         line: records.CheckLine = {
             "step": trainer.global_step,
-            "seconds": self._seconds(),
+            "seconds": self.tally.seconds,
             "train": dict(zip(self.train_names, means, strict=True)),
             "splits": evaluate(
                 algorithm.network,
@@ -200,9 +238,6 @@ class Recorder(pl.Callback):
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
 
     def _write_status(self, trainer: pl.Trainer, status: str, error: str | None = None) -> None:
         if trainer.is_global_zero:

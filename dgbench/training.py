@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -172,13 +172,7 @@ def _train(
     console: Console | None,
 ) -> None:
     _read(data, console)
-    record = Record(
-        folder,
-        _run_json(settings, deciding, data),
-        data,
-        {**description(deciding, data), "locations": settings.locations()},
-        check_all=settings.check_all,
-    )
+    record = new_record(settings, deciding, data, folder)
     recorder = Recorder(record)
     callbacks: list[pl.Callback] = [recorder]
     if claim is not None:
@@ -201,13 +195,13 @@ def _train(
     # Last, when nothing that the user gave can fail any more: --force replaces a finished record.
     require_exact(trainer, algorithm)
     if trainer.is_global_zero:
-        _prepare(folder, checkpoint)
+        prepare(folder, checkpoint)
     for logger in loggers:
         logger.log_hyperparams(deciding)
     # Lightning restores weights before it converts them: 64-true would round those of a resumed
     # run to float32.
     trainer.precision_plugin.convert_module(algorithm)
-    with _signals_asking(recorder):
+    with signals_asking(recorder):
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     # Not a hook: Lightning calls none where the checkpoint is of the last step.
     recorder.close(trainer, algorithm)
@@ -220,6 +214,26 @@ def _read(data: EnvironmentDataModule, console: Console | None) -> None:
     data.setup()
     for problem in data.problems():
         data.say(f"Warning: {problem.message}")
+
+
+def new_record(
+    settings: Settings, deciding: dict[str, Any], data: EnvironmentDataModule, folder: Path
+) -> Record:
+    """The record of a run before its first check; nothing is written.
+
+    Args:
+        settings: the resolved run.
+        deciding: all of them that decides its numbers.
+        data: its data set, loaded.
+        folder: the run's folder.
+    """
+    return Record(
+        folder,
+        _run_json(settings, deciding, data),
+        data,
+        {**description(deciding, data), "locations": settings.locations()},
+        check_all=settings.check_all,
+    )
 
 
 def _run_json(
@@ -276,8 +290,16 @@ def description(deciding: dict[str, Any], data: EnvironmentDataModule) -> dict[s
     }
 
 
-def _prepare(folder: Path, checkpoint: Path | None) -> None:
-    """Makes the run's folder, empty unless a checkpoint in it is gone on from."""
+def prepare(folder: Path, checkpoint: Path | None) -> None:
+    """Makes the run's folder, empty unless a checkpoint in it is gone on from.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: what is gone on from, if anything.
+
+    Raises:
+        UsageError: when it cannot be written.
+    """
     try:
         if checkpoint is None and folder.exists():
             # First: a record must not look finished while it is being replaced.
@@ -291,12 +313,21 @@ def _prepare(folder: Path, checkpoint: Path | None) -> None:
         ) from error
 
 
+class Stoppable(Protocol):
+    """What a signal asks to stop."""
+
+    stop_requested: int | None
+
+
 @contextlib.contextmanager
-def _signals_asking(recorder: Recorder) -> Iterator[None]:
+def signals_asking(recorder: Stoppable) -> Iterator[None]:
     """Lets Ctrl-C, SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint.
 
     An exception in the middle of an optimiser's step would leave half of the weights behind it.
     A second signal of a kind acts as it always did.
+
+    Args:
+        recorder: what is asked.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

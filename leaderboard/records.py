@@ -106,13 +106,14 @@ class Provenance(TypedDict):
 
 
 class Hardware(TypedDict):
-    """What the run was made on."""
+    """What the run was made on; `stacked`: the runs that trained as one model there, if any did."""
 
     cpu: str
     threads: int
     devices: int
     accelerator: str
     memory_gb: float | None
+    stacked: NotRequired[int]
 
 
 class SearchRecord(TypedDict):

@@ -51,7 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "inspect",
     ),
     ("training",),
-    ("checkpoints", "reproduce"),
+    ("checkpoints", "reproduce", "stacked"),
     ("cli",),
     ("__main__",),
 )

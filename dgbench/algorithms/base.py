@@ -172,20 +172,33 @@ class Algorithm(pl.LightningModule):
         annealed: Tensor = torch.where(self.steps_taken >= anneal_steps, weight, before)
         return annealed
 
-    # Lightning's hooks
+    def differentiated(self, batch: EnvironmentBatch) -> tuple[Tensor, dict[str, Any]]:
+        """What a step differentiates, as pure as the objective: its loss with l2, rescaled.
 
-    def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
-        """One objective; Lightning does backward and step."""
+        Args:
+            batch: the batch.
+
+        Returns:
+            A scalar, and what the objective returned.
+        """
         outputs = self.objective(batch)
-        for name, value in outputs.pop("state", {}).items():
-            self.get_buffer(name).copy_(value.detach())
-        self.steps_taken += 1
         loss: Tensor = outputs["loss"]
-        if self.l2:
+        # Of stacked runs that differ in it, l2 is a tensor, which cannot be asked.
+        if isinstance(self.l2, Tensor) or self.l2:
             squares = torch.stack([p.square().sum() for p in self.network.parameters()])
             loss = loss + self.l2 * squares.sum()
         if self.rescale_loss and "penalty_weight" in outputs:
             loss = loss / outputs["penalty_weight"].clamp(min=1.0)
+        return loss, outputs
+
+    # Lightning's hooks
+
+    def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
+        """One objective; Lightning does backward and step."""
+        loss, outputs = self.differentiated(batch)
+        for name, value in outputs.pop("state", {}).items():
+            self.get_buffer(name).copy_(value.detach())
+        self.steps_taken += 1
         self.outputs = {name: value.detach() for name, value in outputs.items()}
         return loss
 

@@ -1,0 +1,79 @@
+"""Which runs train as one model, and which do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from datamodules.base import EnvironmentDataModule
+from dgbench import registry
+from dgbench.algorithms.base import Algorithm
+from dgbench.settings import Settings
+from dgbench.stacked.model import is_number, overridden_hooks
+
+
+def why_not(runs: Sequence[Settings]) -> str | None:
+    """Why runs cannot be stacked, as far as settings and classes tell; None if they may be.
+
+    Args:
+        runs: the resolved runs.
+    """
+    different = [
+        key
+        for key, value in likeness(runs[0]).items()
+        if any(likeness(r)[key] != value for r in runs)
+    ]
+    if different:
+        return f"they differ in {', '.join(different)}"
+    return own_obstacle(runs[0])
+
+
+def own_obstacle(run: Settings) -> str | None:
+    """Why a run cannot be stacked with any other, None if it may be.
+
+    Args:
+        run: a resolved run.
+    """
+    name = run.algo["name"]
+    hooks = overridden_hooks(cast("type[Algorithm]", registry.load("algorithm", name)))
+    if hooks:
+        return f"{name} has steps of its own ({', '.join(hooks)})"
+    data_set = cast("type[EnvironmentDataModule]", registry.load("data set", run.data["name"]))
+    if data_set.train_dataloader is not EnvironmentDataModule.train_dataloader:
+        return f"{run.data['name']} makes its batches in a way of its own"
+    if run.logger:
+        return f"each would need a {' and a '.join(run.logger)} logger of its own"
+    if run.trainer.get("precision") == "16-mixed":
+        return "16-mixed scales all losses by one factor"
+    return None
+
+
+def likeness(run: Settings) -> dict[str, Any]:
+    """What stacked runs have in common: all but seeds, batch sizes and options that are numbers.
+
+    Args:
+        run: a resolved run.
+    """
+    algo = {name: None if is_number(value) else value for name, value in run.algo.items()}
+    full = run.data.get("batch_size") == "full"
+    return {
+        **{f"algo.{name}": value for name, value in algo.items()},
+        **{f"data.{name}": value for name, value in run.data.items() if name != "batch_size"},
+        **{f"network.{name}": value for name, value in run.network.items()},
+        **{f"trainer.{name}": value for name, value in run.trainer.items()},
+        "data.batch_size": "full" if full else "a number",
+        **{
+            name: getattr(run, name)
+            for name in (
+                "protocol",
+                "test_env",
+                "train_env",
+                "steps",
+                "check_every",
+                "selection",
+                "matmul_precision",
+                "force",
+                "check_all",
+            )
+        },
+    }
