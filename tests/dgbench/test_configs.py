@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from datamodules.image_folder import ImageFolder
 from dgbench import registry, reproductions, search_spaces
 from dgbench.protocols import configs, protocols
 from leaderboard import records
 from tests.dgbench.tiny import command
+from tests.folders import folder_options
 from tests.real import needs_mnist, stand_in_for_mnist
 
 ALGORITHMS = tuple(registry.entries("algorithm"))
@@ -18,12 +20,24 @@ PROTOCOLS = [
 ]
 
 
+def small_options(dataset: str) -> list[str]:
+    """What makes a data set of folders small enough to train on here; nothing for the others."""
+    data_set = registry.load("data set", dataset)
+    if not issubclass(data_set, ImageFolder):
+        return []
+    options = [
+        f"--data.{name}={value}" for name, value in folder_options(dataset, data_set).items()
+    ]
+    network = ["backbone=small_cnn", "weights=none", "batch_norm=train"]
+    return [*options, "--data.batch_size=4", *(f"--network.{option}" for option in network)]
+
+
 @pytest.mark.parametrize(("dataset", "protocol"), PROTOCOLS)
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_it_trains(dataset, protocol, algo, tmp_path, monkeypatch):
     stand_in_for_mnist(monkeypatch)
     call = ["fit", "--algo", algo, "--dataset", dataset, "--protocol", protocol]
-    call += ["--steps", 2, "--network.width", 16, "--out", tmp_path]
+    call += ["--steps", 2, "--network.width", 16, "--out", tmp_path, *small_options(dataset)]
     code, shown, errors = command(*call, "--test-env", 0)
     assert code == 0, errors
     own = configs() / dataset / protocol / f"{algo}.yaml"
