@@ -6,6 +6,7 @@ import pytest
 
 from datamodules.image_folder import ImageFolder
 from dgbench import registry, reproductions, search_spaces
+from dgbench.arguments import as_flags
 from dgbench.protocols import configs, protocols
 from leaderboard import records
 from tests.dgbench.tiny import command
