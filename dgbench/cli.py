@@ -135,6 +135,18 @@ def _predict(arguments: list[str]) -> int:
     return 0
 
 
+def _sweep(arguments: list[str]) -> int:
+    """Trains data sets x algorithms x test environments x trials x draws."""
+    from dgbench.errors import Interrupted
+    from dgbench.sweep.command import main as sweep
+
+    try:
+        return sweep(arguments, _console())
+    except Interrupted as interrupted:
+        sys.stderr.write(f"dgbench: {interrupted}\n")
+        return _EXIT_INTERRUPTED
+
+
 def _reproduce(arguments: list[str]) -> int:
     """Reruns a published table and prints theirs beside ours."""
     from dgbench import reproductions
@@ -356,6 +368,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": _fit,
     "test": _test,
     "predict": _predict,
+    "sweep": _sweep,
     "reproduce": _reproduce,
     "list": _list,
     "leaderboard": _leaderboard,

@@ -51,6 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "inspect",
     ),
     ("training",),
+    ("sweep",),
     ("checkpoints", "reproduce", "stacked"),
     ("cli",),
     ("__main__",),

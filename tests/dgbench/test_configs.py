@@ -8,6 +8,7 @@ from datamodules.image_folder import ImageFolder
 from dgbench import registry, reproductions, search_spaces
 from dgbench.arguments import as_flags
 from dgbench.protocols import configs, protocols
+from dgbench.sweep import design as designs
 from leaderboard import records
 from tests.dgbench.tiny import command
 from tests.folders import folder_options
@@ -78,4 +79,5 @@ def test_no_file_is_left_over():
     }
     expected |= {configs() / "reproductions" / f"{name}.yaml" for name in reproductions.names()}
     expected |= {configs() / "search_spaces" / f"{name}.yaml" for name in search_spaces.names()}
+    expected |= {configs() / "sweeps" / f"{name}.yaml" for name in designs.names()}
     assert set(configs().rglob("*.yaml")) <= expected

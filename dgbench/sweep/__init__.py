@@ -1,0 +1,1 @@
+"""Sweeps: data sets x algorithms x test environments x trials x draws, as ordinary runs."""

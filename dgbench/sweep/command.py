@@ -1,0 +1,212 @@
+"""The command ``sweep``: its flags, and what it does in which order."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import yaml
+
+from dgbench.parser import DEFAULT_OUT
+from dgbench.sweep import design as designs
+from dgbench.sweep import manifest
+from dgbench.sweep.design import Estimand, Sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dgbench.sweep.executors import Executor
+    from dgbench.sweep.launcher import Failure
+    from dgbench.sweep.plan import Plan, PlannedRun
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Carries a sweep out, or shows its cost or state.
+
+    Args:
+        arguments: the command line after ``sweep``.
+        console: where to show it.
+
+    Returns:
+        0 when every run is finished, 1 when some failed.
+
+    Raises:
+        UsageError: for what is not allowed.
+        Interrupted: when a signal stopped it.
+    """
+    if arguments[:1] == ["status"]:
+        return _status(arguments[1:], console)
+    file = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    options, flags = _parser().parse_known_args(arguments[1:] if file else arguments)
+    sweep = designs.design(_content(file, options), flags)
+    name = manifest.name_of(sweep, file)
+    from dgbench.sweep.plan import plan
+
+    if options.executor == "commands":
+        found = plan(sweep, options.out)
+        manifest.write(options.out, name, sweep, found)
+        _print_commands(found)
+        return 0
+    return _carry_out(sweep, name, options, console)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dgbench sweep",
+        usage="dgbench sweep [FILE] [options] [options of fit], or: dgbench sweep status",
+        description=f"{Sweep.__doc__.splitlines()[0] if Sweep.__doc__ else ''} FILE is a YAML "
+        "file, or one of the suite's: " + ", ".join(designs.names()) + ". Options of `fit` are "
+        "passed on to every run.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--datasets", type=_listed, help="data sets, with commas between them")
+    add("--algos", type=_listed, help="algorithms, or all")
+    add("--test-envs", type=_test_envs, help="all, pairs (for leave-one-out), or a list")
+    add("--trials", type=int, help=f"repetitions, each with seeds of its own ({Sweep.trials})")
+    add("--draws", type=int, help="hyper-parameter draws, the defaults among them (1)")
+    add("--estimand", choices=get_args(Estimand), help="what the spread over trials stands for")
+    add("--protocol", help="of every data set")
+    add("--vary", action="append", type=_varied, help="OPTION=VALUE,VALUE,...; repeatable")
+    add("--out", default=DEFAULT_OUT, help=f"folder of the records ({DEFAULT_OUT})")
+    add("--executor", choices=("local", "commands"), default="local", help="where runs are trained")
+    add("--jobs", type=_at_least_one, help="runs at a time; one a core, or as many as GPUs hold")
+    add("--jobs-per-gpu", type=_at_least_one, default=1, help="runs that share a GPU (1)")
+    add("--retries", type=_not_negative, default=2, help="how often a failed run is retried (2)")
+    return parser
+
+
+def _content(file: str | None, options: argparse.Namespace) -> dict[str, Any]:
+    content = designs.read(file) if file else {}
+    given = {name: value for name, value in vars(options).items() if name in Sweep.__annotations__}
+    if given["vary"] is not None:
+        given["vary"] = dict(given["vary"])
+    return content | {name: value for name, value in given.items() if value is not None}
+
+
+def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Console) -> int:
+    from dgbench.sweep.launcher import carry_out
+    from dgbench.sweep.plan import plan
+    from dgbench.sweep.view import Progress, states_of
+
+    executor = _executor(options, name)
+    failures: list[Failure] = []
+    try:
+        while True:
+            found = plan(sweep, options.out)
+            manifest.write(options.out, name, sweep, found)
+            states = states_of(map(manifest.entry, found.runs))
+            given_up = {failure.run.folder for failure in failures}
+            todo = [
+                run
+                for run in found.runs
+                if states[run.folder] not in ("finished", "diverged") and run.folder not in given_up
+            ]
+            _show_plan(found, todo, console)
+            if not todo:
+                break
+            done = len(found.runs) - len(todo)
+            with Progress(console, todo, done, executor.slots) as progress:
+                groups = [(run,) for run in todo]
+                failures += carry_out(groups, executor, options.retries, progress)
+    finally:
+        executor.close()
+    return _show_end(name, failures, console)
+
+
+def _executor(options: argparse.Namespace, name: str) -> Executor:
+    import torch
+
+    from dgbench.sweep.local import LocalExecutor, slots
+
+    gpus = [str(number) for number in range(torch.cuda.device_count())]
+    places = slots(options.jobs, gpus, options.jobs_per_gpu)
+    return LocalExecutor(places, manifest.logs(options.out, name))
+
+
+def _show_plan(found: Plan, todo: Sequence[PlannedRun], console: Console) -> None:
+    to_come = f", and {found.to_come} more once draws are chosen" if found.to_come else ""
+    console.print(
+        f"Runs: {len(found.runs)}, of which finished: {len(found.runs) - len(todo)}{to_come}",
+        highlight=False,
+    )
+    for reason in found.left_out:
+        console.print(f"Left out: {reason}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_end(name: str, failures: Sequence[Failure], console: Console) -> int:
+    for run, message in failures:
+        console.print(
+            f"Failed: {run.title}: {message}", highlight=False, markup=False, soft_wrap=True
+        )
+        console.print(f"  {command_of(run)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Sweep {name}: {len(failures)} runs failed", highlight=False)
+    return int(bool(failures))
+
+
+def command_of(run: PlannedRun) -> str:
+    """The command that trains one run, or goes on with it.
+
+    Args:
+        run: the run.
+    """
+    return shlex.join(["python", "-m", "dgbench", "fit", *run.flags])
+
+
+def _print_commands(found: Plan) -> None:
+    for run in found.runs:
+        sys.stdout.write(f"{command_of(run)}\n")
+
+
+def _status(arguments: Sequence[str], console: Console) -> int:
+    """Shows how far sweeps are."""
+    from dgbench.errors import UsageError
+    from dgbench.registry import unknown
+    from dgbench.sweep.view import show_status
+
+    parser = argparse.ArgumentParser(prog="dgbench sweep status", description=_status.__doc__)
+    parser.add_argument("names", nargs="*", help="which sweeps; all of the folder if left out")
+    parser.add_argument("--out", default=DEFAULT_OUT, help=f"folder ({DEFAULT_OUT})")
+    options = parser.parse_args(arguments)
+    known = manifest.names(options.out)
+    for name in options.names or known:
+        if name not in known:
+            raise UsageError(unknown("sweep", name, known))
+        show_status(console, name, manifest.read(options.out, name))
+    if not known:
+        raise UsageError(f"No sweep has left records in {options.out}. Name a folder with --out.")
+    return 0
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _test_envs(text: str) -> Any:
+    if text.startswith("["):
+        return yaml.safe_load(text)
+    parts = [int(part) if part.isdigit() else part for part in _listed(text)]
+    return parts[0] if parts in (["all"], ["pairs"]) else parts
+
+
+def _varied(text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text} given; OPTION=VALUE,VALUE,... needed")
+    return name.removeprefix("--"), [yaml.safe_load(value) for value in _listed(values)]
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} given, at least {least} needed")
+        return int(text)
+
+    return number
+
+
+_at_least_one = _at_least(1)
+_not_negative = _at_least(0)

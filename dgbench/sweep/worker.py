@@ -1,0 +1,126 @@
+"""Trains runs for a launcher and says what became of them; imports torch with the first one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from dgbench.settings import Settings
+
+State = Literal["finished", "claimed", "interrupted", "refused", "failed", "full"]
+
+
+class Outcome(NamedTuple):
+    """What became of a run.
+
+    Attributes:
+        state: ``finished`` includes runs that diverged, whose record says so; ``claimed`` is
+            trained by another process; ``refused`` cannot succeed as it is; ``full`` found no room
+            on the disk.
+        message: why, for all but the first.
+    """
+
+    state: State
+    message: str = ""
+
+
+def train(group: Sequence[Settings]) -> list[Outcome]:
+    """Trains runs, or finds that they are finished.
+
+    Args:
+        group: runs that are given to a worker together, one after the other.
+    """
+    outcomes = []
+    for settings in group:
+        outcomes.append(_outcome(settings))
+        if outcomes[-1].state == "interrupted":
+            break
+    return outcomes
+
+
+def _outcome(settings: Settings) -> Outcome:
+    from datamodules.errors import DataError
+    from dgbench.claims import ClaimedError
+    from dgbench.errors import Interrupted, UsageError
+    from dgbench.training import run
+    from leaderboard.errors import RecordError
+
+    try:
+        run(settings)
+    except ClaimedError as error:
+        return Outcome("claimed", str(error))
+    except Interrupted as error:
+        return Outcome("interrupted", str(error))
+    except (UsageError, DataError, RecordError) as error:
+        return Outcome("refused", str(error))
+    except Exception as error:
+        # Whatever an algorithm of a user's own raises: it must not end the others' runs.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        traceback.print_exc()
+        return Outcome("full" if full else "failed", f"{type(error).__name__}: {error}")
+    return Outcome("finished")
+
+
+def serve(
+    connection: Connection,
+    lifeline: Connection,
+    environment: Mapping[str, str],
+    cores: Sequence[int] | None,
+    log: Path,
+) -> None:
+    """The life of a worker process: groups of runs in, their outcomes out.
+
+    Args:
+        connection: to the launcher.
+        lifeline: from the launcher; it breaks when that dies, which asks this worker to stop.
+        environment: variables to set before torch is imported.
+        cores: to run on; None for any.
+        log: file for whatever is printed.
+    """
+    os.environ.update(environment)
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    _print_to(log)
+    # Ctrl-C reaches every process of a terminal; the launcher alone decides what follows.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(lifeline,), daemon=True).start()
+    while (group := _next(connection)) is not None:
+        outcomes = train(group)
+        try:
+            connection.send(outcomes)
+        except OSError:
+            return
+        if outcomes[-1].state == "interrupted":
+            return
+
+
+def _next(connection: Connection) -> Sequence[Settings] | None:
+    try:
+        group: Sequence[Settings] | None = connection.recv()
+    except EOFError:
+        return None
+    return group
+
+
+def _follow(lifeline: Connection) -> None:
+    try:
+        lifeline.recv()
+    except EOFError:
+        # A run stops behind its step, with a checkpoint; an idle worker at once.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _print_to(log: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
