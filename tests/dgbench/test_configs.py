@@ -27,11 +27,9 @@ def small_options(dataset: str) -> list[str]:
     data_set = registry.load("data set", dataset)
     if not issubclass(data_set, ImageFolder):
         return []
-    options = [
-        f"--data.{name}={value}" for name, value in folder_options(dataset, data_set).items()
-    ]
-    network = ["backbone=small_cnn", "weights=none", "batch_norm=train"]
-    return [*options, "--data.batch_size=4", *(f"--network.{option}" for option in network)]
+    data = {**folder_options(dataset, data_set), "batch_size": 4}
+    network = {"backbone": "small_cnn", "weights": "none", "batch_norm": "train"}
+    return as_flags({"data": data, "network": network})
 
 
 @pytest.mark.parametrize(("dataset", "protocol"), PROTOCOLS)
