@@ -78,4 +78,5 @@ def test_no_file_is_left_over():
     expected |= {configs() / "reproductions" / f"{name}.yaml" for name in reproductions.names()}
     expected |= {configs() / "search_spaces" / f"{name}.yaml" for name in search_spaces.names()}
     expected |= {configs() / "sweeps" / f"{name}.yaml" for name in designs.names()}
+    expected |= {configs() / "screen" / f"{name}.yaml" for name in ("published", *ALGORITHMS)}
     assert set(configs().rglob("*.yaml")) <= expected
