@@ -16,7 +16,7 @@ FIT = ("fit", "--algo", "irm", "--test-env", "2", *TINY)
     ("arguments", "expected"),
     [
         (("fut",), ["no command 'fut'", "Did you mean fit", "predict"]),
-        (("fit",), ["Name an algorithm with --algo", "erm, irm"]),
+        (("fit",), ["Name an algorithm with --algo", "erm, icp, irm"]),
         (("fit", "--algo", "imr", "--test-env", "2"), ["Did you mean irm", "vrex"]),
         (("fit", "--algo"), ["--algo needs a value"]),
         (("fit", "--algo", "erm"), ["--test-env", "dgbench list"]),
