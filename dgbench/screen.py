@@ -18,9 +18,6 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 import yaml
-from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from datamodules.scm import Table
 from datamodules.scm_presets import Problem, Split, linear_unit_test
@@ -34,6 +31,7 @@ from dgbench.protocols import configs
 from dgbench.registry import load
 from dgbench.runtime import quiet_lightning
 from dgbench.search_space import draw, hyperparameters
+from dgbench.stacked.model import StackedAlgorithm, obstacle
 
 BASELINE = "erm"
 ORACLE = "oracle"
@@ -279,7 +277,7 @@ def train(algorithms: Sequence[Algorithm], batches: Sequence[EnvironmentBatch], 
     """
     at_once = max(1, _ROWS // len(batches[0].targets))
     for own, data in zip(_grouped(algorithms, at_once), _grouped(batches, at_once), strict=True):
-        if _can_stack(own):
+        if obstacle(own) is None:
             _train_stacked(own, data, steps)
         else:
             for algorithm, batch in zip(own, data, strict=True):
@@ -289,100 +287,15 @@ def train(algorithms: Sequence[Algorithm], batches: Sequence[EnvironmentBatch], 
 def _train_stacked(
     algorithms: Sequence[Algorithm], batches: Sequence[EnvironmentBatch], steps: int
 ) -> None:
-    """All as one, by torch.func; Adam with each one's learning rate and weight decay."""
-    objective = _Objective(algorithms[0])
-    parameters, buffers = stack_module_state([_Objective(each) for each in algorithms])
-    options = {
-        name: torch.tensor([vars(each)[name] for each in algorithms])
-        for name in _differing(algorithms)
-    }
-    before = {name: vars(algorithms[0])[name] for name in options}
-    rates, decays = (
-        torch.tensor([getattr(each, name) for each in algorithms])
-        for name in ("learning_rate", "weight_decay")
-    )
-    columns = tuple(
+    stack = StackedAlgorithm(algorithms)
+    columns = (
         torch.stack([getattr(batch, column.name) for batch in batches])
         for column in fields(EnvironmentBatch)
     )
-
-    def loss(*of_one: Any) -> tuple[Tensor, Any]:
-        own, state, values, rows = of_one
-        outputs = functional_call(objective, {**own, **state}, (values, EnvironmentBatch(*rows)))
-        return outputs["loss"], outputs.get("state", {})
-
-    # Traced, the step is without the cost of vmap and without what only the loss's value needs.
-    gradients = vmap(grad(loss, has_aux=True), randomness="different")
-    traced = make_fx(gradients)(parameters, buffers, options, columns)
-    vars(algorithms[0]).update(before)
-    traced.graph.eliminate_dead_code()
-    traced.recompile()
-    weights = {name: value.detach().clone() for name, value in parameters.items()}
-    moments = {
-        name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in weights.items()
-    }
-    with torch.no_grad():
-        for step in range(1, steps + 1):
-            found, state = traced(weights, buffers, options, columns)
-            for name, value in state.items():
-                buffers[f"algorithm.{name}"].copy_(value)
-            buffers["algorithm.steps_taken"] += 1
-            for name, value in weights.items():
-                _adam(value, found[name], moments[name], step, rates, decays)
-    for number, each in enumerate(algorithms):
-        for name, value in (*weights.items(), *buffers.items()):
-            each.state_dict()[name.removeprefix("algorithm.")].copy_(value[number])
-
-
-def _adam(
-    value: Tensor,
-    gradient: Tensor,
-    moments: tuple[Tensor, Tensor],
-    step: int,
-    rates: Tensor,
-    decays: Tensor,
-) -> None:
-    """One step of torch's Adam for each run, with its own rate; torch's refuses a vector."""
-    along = (-1, *[1] * (value.dim() - 1))
-    first, second = moments
-    gradient = gradient + decays.view(along) * value
-    first.lerp_(gradient, 1 - 0.9)
-    second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-    root = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-    value.sub_(rates.view(along) / (1 - 0.9**step) * first / root)
-
-
-class _Objective(nn.Module):
-    """An objective under other options, as a module that ``functional_call`` can call."""
-
-    def __init__(self, algorithm: Algorithm) -> None:
-        super().__init__()
-        self.algorithm = algorithm
-
-    def forward(self, options: Mapping[str, Tensor], batch: EnvironmentBatch) -> dict[str, Any]:
-        vars(self.algorithm).update(options)
-        return self.algorithm.objective(batch)
-
-
-def _differing(algorithms: Sequence[Algorithm]) -> list[str]:
-    """Names of the objective's options that are not the same for all."""
-    first = algorithms[0]
-    names = {option.name for option in hyperparameters(type(first))} & vars(first).keys()
-    return sorted(
-        name
-        for name in names - {"learning_rate", "weight_decay"}
-        if any(vars(each)[name] != vars(first)[name] for each in algorithms)
-    )
-
-
-def _can_stack(algorithms: Sequence[Algorithm]) -> bool:
-    """Whether the step is the base's and the options that differ are numbers."""
-    first = algorithms[0]
-    hooks = ("training_step", "configure_optimizers", "on_train_batch_start", "on_train_start")
-    plain = all(getattr(type(first), hook) is getattr(Algorithm, hook) for hook in hooks)
-    special = any(each.l2 or each.rescale_loss or each.restart_optimizer for each in algorithms)
-    numbers = all(isinstance(vars(first)[name], int | float) for name in _differing(algorithms))
-    return plain and numbers and not special
+    step = stack.traced_step(EnvironmentBatch(*columns), stack.configure_optimizers())
+    for _ in range(steps):
+        step()
+    stack.write_back(algorithms)
 
 
 def _train_alone(algorithm: Algorithm, batch: EnvironmentBatch, steps: int) -> None:

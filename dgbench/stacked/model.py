@@ -6,12 +6,14 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import count
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
@@ -110,21 +112,77 @@ class StackedAlgorithm(pl.LightningModule):
             batch: of K runs, see :class:`datamodules.stacked_streams.StackedStream`.
             batch_idx: its number.
         """
-        dtype = next(self.parameters()).dtype
-        options = {
-            name: values.to(batch.inputs.device, dtype if values.is_floating_point() else None)
-            for name, values in self._options.items()
-        }
         state = dict((*self._step.named_parameters(), *self._step.named_buffers()))
         losses, outputs = torch.vmap(self._one, randomness="different")(
-            state, options, tuple(getattr(batch, field.name) for field in fields(batch))
+            state, self._options_beside(batch), _columns(batch)
         )
-        for name, value in outputs.pop("state", {}).items():
-            self.algorithm.get_buffer(name).copy_(value.detach())
-        self.algorithm.steps_taken += 1
+        self._keep(outputs.pop("state", {}))
         self.outputs = {name: value.detach() for name, value in outputs.items()}
         total: Tensor = losses.sum()
         return total
+
+    def traced_step(self, batch: EnvironmentBatch, optimizer: StackedAdam) -> Callable[[], None]:
+        """A step on a batch that stays the same, traced once.
+
+        It takes the steps of ``training_step`` without the cost of ``vmap`` and without what only
+        the loss's value needs, which is most of a small problem's step; ``outputs`` stay as they
+        are.
+
+        Args:
+            batch: of K runs.
+            optimizer: that of ``configure_optimizers``.
+        """
+        parameters = dict(self._step.named_parameters())
+        buffers = dict(self._step.named_buffers())
+        options, columns = self._options_beside(batch), _columns(batch)
+
+        def loss(
+            own: dict[str, Tensor], state: dict[str, Tensor], values: Any, rows: Any
+        ) -> tuple[Tensor, Any]:
+            value, outputs = self._one({**own, **state}, values, rows)
+            return value, outputs.get("state", {})
+
+        gradients = torch.vmap(torch.func.grad(loss, has_aux=True), randomness="different")
+        weights = {name: value.detach() for name, value in parameters.items()}
+        traced = make_fx(gradients)(weights, buffers, options, columns)
+        traced.graph.eliminate_dead_code()
+        traced.recompile()
+        taken = count()
+
+        def step() -> None:
+            self.restart_where_due(optimizer, next(taken))
+            with torch.no_grad():
+                found, state = traced(weights, buffers, options, columns)
+            for name, gradient in found.items():
+                parameters[name].grad = gradient
+            self._keep(state)
+            optimizer.step()
+
+        return step
+
+    def _options_beside(self, batch: EnvironmentBatch) -> dict[str, Tensor]:
+        """The options that differ, in the type and place of what they meet."""
+        dtype = next(self.parameters()).dtype
+        return {
+            name: values.to(batch.inputs.device, dtype if values.is_floating_point() else None)
+            for name, values in self._options.items()
+        }
+
+    def _keep(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what objectives found over into the buffers, and counts the step."""
+        for name, value in state.items():
+            self.algorithm.get_buffer(name).copy_(value.detach())
+        self.algorithm.steps_taken += 1
+
+    def write_back(self, algorithms: Sequence[Algorithm]) -> None:
+        """Copies everything that was trained into algorithms of its own.
+
+        Args:
+            algorithms: the K of which this is made, in order.
+        """
+        for name, values in self.algorithm.state_dict().items():
+            for algorithm, value in zip(algorithms, values, strict=True):
+                algorithm.state_dict()[name].copy_(value)
 
     def _one(
         self, state: dict[str, Tensor], options: dict[str, Tensor], batch: tuple[Tensor, ...]
@@ -251,6 +309,11 @@ def is_number(value: object) -> bool:
         value: the option's.
     """
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _columns(batch: EnvironmentBatch) -> tuple[Tensor, ...]:
+    """What a batch is made of, as ``vmap`` takes it."""
+    return tuple(getattr(batch, field.name) for field in fields(batch))
 
 
 def _column(values: Sequence[float]) -> Tensor:

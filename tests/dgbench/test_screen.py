@@ -53,7 +53,7 @@ SETTINGS = [
 def test_reduced_and_stacked_runs_end_as_full_and_separate_ones(kind, example, monkeypatch):
     regression = example == "1"
     stacked = trained(Form(regression, reduced=True), kind, example, SETTINGS)
-    monkeypatch.setattr("dgbench.screen._can_stack", lambda algorithms: False)
+    monkeypatch.setattr("dgbench.screen.obstacle", lambda algorithms: "to compare with")
     separate = trained(Form(regression, reduced=False), kind, example, SETTINGS)
     for one, other in zip(stacked, separate, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
