@@ -73,20 +73,16 @@ class Tally:
         self._seconds_before = state["seconds"]
 
 
-class Recorder(pl.Callback):
-    """Measures at each check, writes checks and checkpoints, and closes the record.
+class StepRecorder(pl.Callback):
+    """What recording one run or several at once has in common: it adds up steps and seeds them.
 
-    A check is written before its checkpoint, and a resumed run drops the checks after its
-    checkpoint: whatever moment a run is killed at, its record has no gap and no duplicate.
+    Attributes:
+        tally: training values since the last check, and the time spent.
+        train_names: what the values are, once a step has shown it.
+        stop_requested: the signal that asked to stop, if one did.
     """
 
-    def __init__(self, record: Record) -> None:
-        """Prepares to record.
-
-        Args:
-            record: the run's record; its folder is made before the run starts.
-        """
-        self.record = record
+    def __init__(self) -> None:
         self.tally = Tally()
         self.train_names: list[str] = []
         self.stop_requested: int | None = None
@@ -100,6 +96,40 @@ class Recorder(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
         self.tally.load_state_dict(state_dict)
+
+    # Every step
+
+    def step_seed(self, trainer: pl.Trainer) -> int:
+        """The seed of a step's draws on this device."""
+        raise NotImplementedError
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Makes every random draw of a step a function of its seed."""
+        seed = self.step_seed(trainer)
+        # Not torch.manual_seed: that also notes a stack trace for every kind of absent device,
+        # which costs more than the step of a small network.
+        torch.default_generator.manual_seed(seed)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+
+class Recorder(StepRecorder):
+    """Measures at each check, writes checks and checkpoints, and closes the record.
+
+    A check is written before its checkpoint, and a resumed run drops the checks after its
+    checkpoint: whatever moment a run is killed at, its record has no gap and no duplicate.
+    """
+
+    def __init__(self, record: Record) -> None:
+        """Prepares to record.
+
+        Args:
+            record: the run's record; its folder is made before the run starts.
+        """
+        super().__init__()
+        self.record = record
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -116,17 +146,10 @@ class Recorder(pl.Callback):
             self.record.open(trainer.global_step)
         self._write_status(trainer, "running")
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Makes every random draw of a step a function of the seed, the step and the device."""
+    def step_seed(self, trainer: pl.Trainer) -> int:
+        """A function of the trial seed, the step and the device."""
         trial_seed = self.record.settings["trial_seed"]
-        seed = derive_seed(trial_seed, "step", trainer.global_step, trainer.global_rank)
-        # Not torch.manual_seed: that also notes a stack trace for every kind of absent device,
-        # which costs more than the step of a small network.
-        torch.default_generator.manual_seed(seed)
-        if pl_module.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        return derive_seed(trial_seed, "step", trainer.global_step, trainer.global_rank)
 
     def on_train_batch_end(
         self,

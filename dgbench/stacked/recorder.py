@@ -18,13 +18,13 @@ from datamodules.streams import EnvironmentBatch
 from dgbench.errors import Interrupted
 from dgbench.evaluation import evaluate, evaluate_stacked
 from dgbench.record import Record
-from dgbench.recorder import Tally, flat_metrics
+from dgbench.recorder import StepRecorder, flat_metrics
 from dgbench.stacked.checkpoints import Part
 from dgbench.stacked.model import StackedAlgorithm
 from leaderboard import records
 
 
-class StackedRecorder(pl.Callback):
+class StackedRecorder(StepRecorder):
     """Measures K runs at each check and writes K records, as :class:`dgbench.recorder.Recorder`.
 
     A run whose numbers are no longer finite is closed at that check; its place goes on empty.
@@ -37,22 +37,10 @@ class StackedRecorder(pl.Callback):
             runs: the runs' records, in the order in which they are stacked; each has its folder.
             parts: what their checkpoints have of their own.
         """
+        super().__init__()
         self.runs = runs
         self.parts = parts
-        self.tally = Tally()
-        self.train_names: list[str] = []
-        self.stop_requested: int | None = None
         self.seed = derive_seed("stacked", *(run.settings["trial_seed"] for run in runs))
-
-    # What the checkpoints remember of the recorder
-
-    def state_dict(self) -> dict[str, Any]:
-        """The training values since the last check, and the time spent."""
-        return self.tally.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
-        self.tally.load_state_dict(state_dict)
 
     # The runs
 
@@ -63,14 +51,9 @@ class StackedRecorder(pl.Callback):
             run.open(trainer.global_step)
             run.write_status("running", trainer.global_step)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Makes every random draw of a step a function of the runs' seeds and the step."""
-        seed = derive_seed(self.seed, "step", trainer.global_step)
-        torch.default_generator.manual_seed(seed)
-        if pl_module.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+    def step_seed(self, trainer: pl.Trainer) -> int:
+        """A function of all runs' seeds and the step."""
+        return derive_seed(self.seed, "step", trainer.global_step)
 
     def on_train_batch_end(
         self,
