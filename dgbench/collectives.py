@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+from functools import cache
+
 import torch.distributed
 from torch import Tensor
 
@@ -16,6 +19,21 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number among those that train together, from 0."""
     return torch.distributed.get_rank() if world_size() > 1 else 0
+
+
+@cache
+def leave_at_exit() -> None:
+    """Takes the process group down before the interpreter goes.
+
+    Threads of a group that is still there then abort the process now and then, behind its work: the
+    launcher would call a finished run failed.
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def global_sum(local: Tensor) -> Tensor:

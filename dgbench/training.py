@@ -21,6 +21,7 @@ from dgbench import BENCHMARK_VERSION, registry
 from dgbench.algorithms.base import Algorithm
 from dgbench.claim_guard import ClaimGuard
 from dgbench.claims import Claim, claimed
+from dgbench.collectives import leave_at_exit
 from dgbench.devices import require_exact
 from dgbench.errors import UsageError
 from dgbench.loggers import build_loggers
@@ -201,6 +202,7 @@ def _train(
     # Lightning restores weights before it converts them: 64-true would round those of a resumed
     # run to float32.
     trainer.precision_plugin.convert_module(algorithm)
+    leave_at_exit()
     with signals_asking(recorder):
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     # Not a hook: Lightning calls none where the checkpoint is of the last step.

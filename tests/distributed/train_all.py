@@ -24,7 +24,7 @@ from datamodules.streams import EnvironmentBatch
 from dgbench import registry
 from dgbench.algorithms import base, irm, irmv2
 from dgbench.algorithms.base import Algorithm
-from dgbench.collectives import world_size
+from dgbench.collectives import leave_at_exit, world_size
 from dgbench.evaluation import all_splits, evaluate
 from dgbench.networks import NetworkOptions, build_network
 from dgbench.runtime import quiet_lightning
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--naive", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    leave_at_exit()
     if options.naive:
         keep_to_own_rows()
     with quiet_lightning():
