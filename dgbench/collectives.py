@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 from functools import cache
 
 import torch.distributed
@@ -25,14 +26,16 @@ def rank() -> int:
 def leave_at_exit() -> None:
     """Takes the process group down before the interpreter goes.
 
-    Threads of a group that is still there then abort the process now and then, behind its work: the
-    launcher would call a finished run failed.
+    A thread of gloo's that gives its last result back to an interpreter that is going aborts the
+    process, behind its work, and the launcher calls a finished run failed.
     """
     atexit.register(_leave)
 
 
 def _leave() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Modules under DistributedDataParallel hold the group, and stand in circles themselves.
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
