@@ -10,11 +10,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +103,34 @@ class ImageCache:
             return _MappedPixels(self._pixel_file(stamps)), readings
         return _DecodedPixels(self), readings
 
-    def decode(self, path: Path) -> _Decoded:
+    def decode_all(self, pool: Executor, paths: Sequence[Path]) -> list[_Decoded]:
+        """Read files at once; where truncated ones are to load, those again, one by one.
+
+        Whether Pillow loads what there is of a file is a setting of the whole process: it must not
+        be on while another thread finds out whether a file is whole.
+
+        Args:
+            pool: What reads several at once.
+            paths: The files.
+        """
+        decoded = list(pool.map(self._decode, paths))
+        if self.truncated == "refuse":
+            return decoded
+        return [
+            self._decode_what_there_is(path) if each.reading.truncated else each
+            for path, each in zip(paths, decoded, strict=True)
+        ]
+
+    def _decode_what_there_is(self, path: Path) -> _Decoded:
+        with _LOADING_TRUNCATED:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            try:
+                reading, pixels = self._decode(path)
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+        return _Decoded(replace(reading, truncated=True), pixels)
+
+    def _decode(self, path: Path) -> _Decoded:
         """Read one file, hash it, and scale it.
 
         Args:
@@ -121,31 +148,15 @@ class ImageCache:
         try:
             with Image.open(io.BytesIO(content)) as image:
                 mode = image.mode
-                truncated = self._load(image)
+                image.load()
                 shown = displayed(image)
             scaled = shown.convert("RGB").resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
         except Exception as error:
             # Pillow raises whatever a damaged file leads to: there is no narrower class.
             reason = " ".join(str(error).replace(repr(content), "").split()) or type(error).__name__
             return _Decoded(Reading(sha256, error=reason, truncated="truncated" in reason), nothing)
-        reading = Reading(sha256, shown.height, shown.width, mode, truncated=truncated)
+        reading = Reading(sha256, shown.height, shown.width, mode)
         return _Decoded(reading, np.asarray(scaled).transpose(2, 0, 1))
-
-    def _load(self, image: Image.Image) -> bool:
-        """Decode; whether the end of the file was missing."""
-        try:
-            image.load()
-        except OSError as error:
-            if self.truncated == "refuse" or "truncated" not in str(error):
-                raise
-            with _LOADING_TRUNCATED:
-                ImageFile.LOAD_TRUNCATED_IMAGES = True
-                try:
-                    image.load()
-                finally:
-                    ImageFile.LOAD_TRUNCATED_IMAGES = False
-            return True
-        return False
 
     # Files of the cache
 
@@ -174,13 +185,16 @@ class ImageCache:
     def _kept(self, stamps: str) -> list[Reading] | None:
         """What a build before this one found in the same files; None if there is none."""
         try:
-            content: dict[str, Any] = json.loads((self._home / INDEX_FILE).read_bytes())
-        except (OSError, ValueError):
+            content = json.loads((self._home / INDEX_FILE).read_bytes())
+            readings = [Reading(*values) for values in content["readings"]]
+            if self.keep_pixels:
+                shape = np.load(self._pixel_file(stamps), mmap_mode="r").shape
+                if shape != (len(self.files), 3, self.image_size, self.image_size):
+                    return None
+            return readings if content["stamps"] == stamps else None
+        except (OSError, ValueError, TypeError, LookupError):
+            # Missing, cut off, or another program's: it is made anew.
             return None
-        whole = self._pixel_file(stamps).is_file() or not self.keep_pixels
-        if content.get("stamps") != stamps or not whole:
-            return None
-        return [Reading(*values) for values in content["readings"]]
 
     def _build(self, stamps: str) -> list[Reading]:
         """Decode everything, in one process at a time."""
@@ -259,7 +273,7 @@ class ImageCache:
     def _decode_all(self) -> Iterator[_Decoded]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(self.files), _BLOCK):
-                yield from pool.map(self.decode, self.files[start : start + _BLOCK])
+                yield from self.decode_all(pool, self.files[start : start + _BLOCK])
 
 
 class _MappedPixels:
@@ -289,6 +303,13 @@ class _DecodedPixels:
         return len(self._cache.files), 3, self._cache.image_size, self._cache.image_size
 
     def read(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        decoded = self._pool.map(self._cache.decode, [self._cache.files[n] for n in numbers])
-        pixels = [each.pixels for each in decoded]
-        return np.stack(pixels) if pixels else np.empty((0, *self.shape[1:]), np.uint8)
+        paths = [self._cache.files[number] for number in numbers]
+        pixels = [np.empty((0, *self.shape[1:]), np.uint8)]
+        for path, decoded in zip(paths, self._cache.decode_all(self._pool, paths), strict=True):
+            if decoded.reading.error:
+                raise DataError(
+                    f"{path} can no longer be read ({decoded.reading.error}); it could when the "
+                    "data set was opened. Bring it back, and go on with --resume"
+                )
+            pixels.append(decoded.pixels[None])
+        return np.concatenate(pixels)
