@@ -500,10 +500,13 @@ def _samples_of(environment: Path) -> Iterator[Sample]:
 
 
 def _images_below(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
-    """Image files below a folder; a folder that links lead to again is gone through once."""
-    seen = set() if seen is None else seen
-    state = folder.stat()
-    identity = (state.st_dev, state.st_ino)
+    """Image files below a class's folder, each folder gone through once.
+
+    A link back up, to the environment or the root, leads to other classes' images: not followed.
+    """
+    if seen is None:
+        seen = {_identity(folder.parent), _identity(folder.parent.parent)}
+    identity = _identity(folder)
     if identity in seen:
         return
     seen.add(identity)
@@ -512,3 +515,9 @@ def _images_below(folder: Path, seen: set[tuple[int, int]] | None = None) -> Ite
             yield from _images_below(Path(entry.path), seen)
         elif entry.name.lower().endswith(SUFFIXES):
             yield Path(entry.path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What two paths of one folder have in common."""
+    state = folder.stat()
+    return state.st_dev, state.st_ino

@@ -15,6 +15,7 @@ import torch
 from dgbench.cli import main
 from leaderboard import records
 from tests.dgbench.tiny import checks, command
+from tests.folders import make_tree
 
 pytestmark = pytest.mark.distributed
 
@@ -141,6 +142,27 @@ def test_every_precision_resumes_in_the_same_bits(precision, package, tmp_path):
     )
     (whole,), (broken,) = (records.find_runs([tmp_path / name]) for name in ("whole", "broken"))
     assert not (broken / "done.json").exists()
+    code, _, errors = command("fit", "--resume", broken)
+    assert code == 0, errors
+    assert_identical(whole, broken)
+
+
+def test_augmented_images_resume_in_the_same_bits(tmp_path):
+    make_tree(tmp_path / "images", images=4)
+    flags = (
+        "fit", "--algo", "irm", "--dataset", "image_folder", "--test-env", "sea",
+        "--data.root", str(tmp_path / "images"), "--data.cache", str(tmp_path / "cache"),
+        "--data.image_size", "16", "--data.batch_size", "3", "--network.backbone", "small_cnn",
+        "--network.width", "8", "--steps", "9", "--check-every", "3", "--out",
+    )  # fmt: skip
+    assert command(*flags, tmp_path / "whole")[0] == 0
+    moment = ("dgbench.algorithms.irm.IRM", "objective", "5", "before")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, *moment, *flags, str(tmp_path / "broken")],
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    (whole,), (broken,) = (records.find_runs([tmp_path / name]) for name in ("whole", "broken"))
     code, _, errors = command("fit", "--resume", broken)
     assert code == 0, errors
     assert_identical(whole, broken)

@@ -1,0 +1,123 @@
+"""A folder of images as environments: what training sees, and what evaluation does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.errors import DataError
+from datamodules.image_folder import ImageFolder
+from datamodules.streams import TrainingStream
+from tests.folders import CLASSES, make_tree
+
+SIZE = 16
+
+
+def make(root: Path, **options) -> ImageFolder:
+    given = {"test_envs": [2], "image_size": SIZE, "batch_size": 4, "steps": 6, **options}
+    data = ImageFolder(root=str(root), cache=str(root.parent / "cache"), **given)
+    data.setup()
+    return data
+
+
+def by_pillow(path: Path) -> torch.Tensor:
+    """A file as evaluation shall see it, by Pillow and a division."""
+    with Image.open(path) as file:
+        small = file.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("augmentation", ["domainbed", "none"])
+def test_no_evaluation_is_augmented_and_no_training_image_is_held_out(augmentation, tmp_path):
+    data = make(make_tree(tmp_path / "images"), augmentation=augmentation)
+    paths = [[sample.path for sample in data.samples(index)] for index in range(3)]
+    for index in range(3):
+        for split in ("main", "holdout"):
+            for inputs, targets, rows in data.evaluation_batches(index, split):
+                for values, target, row in zip(inputs, targets, rows, strict=True):
+                    path = paths[index][row]
+                    torch.testing.assert_close(values, by_pillow(path))
+                    assert CLASSES[target] == path.parent.name
+    stream = data.train_dataloader()
+    assert isinstance(stream, TrainingStream)
+    unlike = total = 0
+    for step in range(6):
+        batch = stream.batch(step)
+        for values, target, place, row in zip(
+            batch.inputs, batch.targets, batch.environment, batch.indices, strict=True
+        ):
+            index = data.train_environments[place]
+            assert index != 2
+            assert row in data.split_indices(index, "main")
+            path = paths[index][row]
+            assert CLASSES[target] == path.parent.name
+            unlike += int((values - by_pillow(path)).abs().max() > 1e-5)
+            total += 1
+    assert unlike == (0 if augmentation == "none" else total)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_devices_augment_a_row_alike(world_size, tmp_path):
+    data = make(make_tree(tmp_path / "images"), batch_size=5)
+
+    def stream(rank: int, world_size: int) -> TrainingStream:
+        return TrainingStream(
+            data.training_splits(),
+            batch_size=data.batch_size,
+            sampling=data.sampling,
+            augmentation=data.augmentation,
+            seed=data.stream_seed,
+            steps=data.steps,
+            rank=rank,
+            world_size=world_size,
+            device="cpu",
+        )
+
+    whole = stream(0, 1).batch(3)
+    shards = [stream(rank, world_size).batch(3) for rank in range(world_size)]
+    for number, row in enumerate(whole.rows):
+        place = whole.environment[number]
+        shard = shards[row % world_size]
+        (own,) = torch.where((shard.rows == row) & (shard.environment == place))
+        torch.testing.assert_close(shard.inputs[own[0]], whole.inputs[number], rtol=0, atol=1e-6)
+
+
+def test_steps_differ_and_the_same_step_comes_again(tmp_path):
+    data = make(make_tree(tmp_path / "images", images=2), batch_size="full")
+    first, second = data.train_dataloader(), data.train_dataloader()
+    one, two = first.batch(0), first.batch(1)
+    assert not torch.equal(one.inputs, two.inputs)
+    assert torch.equal(second.batch(1).inputs, two.inputs)
+    assert torch.equal(second.batch(0).inputs, one.inputs)
+
+
+def test_classes_are_matched_by_name_and_a_missing_one_is_reported(tmp_path):
+    root = make_tree(tmp_path / "images")
+    for path in (root / "forest" / "cat").iterdir():
+        path.unlink()
+    (root / "forest" / "cat").rmdir()
+    data = make(root)
+    assert data.class_names == CLASSES
+    assert set(data.environment(1).targets.tolist()) == {1, 2}
+    assert any("forest" in p.message and "cat" in p.message for p in data.problems())
+
+
+def test_a_loop_of_links_and_hidden_files_are_no_images(tmp_path):
+    root = make_tree(tmp_path / "images")
+    (root / "sea" / "owl" / "again").symlink_to(root / "sea", target_is_directory=True)
+    (root / "sea" / "owl" / ".hidden.png").write_bytes(b"")
+    (root / "sea" / "owl" / "notes.txt").write_text("not an image")
+    data = make(root)
+    assert len(data.samples(2)) == 15
+
+
+@pytest.mark.parametrize("content", [b"", b"text in a file named .png"])
+def test_a_file_that_is_no_image_is_named_and_nothing_is_trained(content, tmp_path):
+    root = make_tree(tmp_path / "images")
+    (root / "sea" / "owl" / "bad.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"sea has 1 files that cannot be read.*bad\.png"):
+        make(root)
