@@ -1,10 +1,9 @@
 """Plots as inline SVG, drawn from numbers alone.
 
 Not by matplotlib: these pictures live in the page and as files. They follow its dark mode and its
-filter (each mark carries its algorithm), cost 1 ms and some 5 KB apiece, where matplotlib's cost
-some 60 ms and 25 KB, and their bytes change with no library's version, so that a page can be
-compared with the one it should be. Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/);
-shape tells the same as colour.
+filter (each mark carries its algorithm), and their bytes change with no library's version, so that
+a page can be compared with the one it should be. Colours are Okabe and Ito's
+(https://jfly.uni-koeln.de/color/); shape tells the same as colour.
 """
 
 from __future__ import annotations

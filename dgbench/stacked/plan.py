@@ -8,6 +8,8 @@ from typing import Any, cast
 from datamodules.base import EnvironmentDataModule
 from dgbench import registry
 from dgbench.algorithms.base import Algorithm
+from dgbench.backbones import is_published
+from dgbench.networks import NetworkOptions
 from dgbench.settings import Settings
 from dgbench.stacked.model import is_number, overridden_hooks
 
@@ -51,17 +53,22 @@ def own_obstacle(run: Settings) -> str | None:
 def likeness(run: Settings) -> dict[str, Any]:
     """What stacked runs have in common: all but seeds, batch sizes and options that are numbers.
 
+    Where a network normalises by each batch the batch sizes are one, too: it would see the rows
+    beyond a run's own.
+
     Args:
         run: a resolved run.
     """
     algo = {name: None if is_number(value) else value for name, value in run.algo.items()}
-    full = run.data.get("batch_size") == "full"
+    network = NetworkOptions(**run.network)
+    normalises = is_published(network.backbone) and network.batch_norm == "train"
+    size = run.data.get("batch_size")
     return {
         **{f"algo.{name}": value for name, value in algo.items()},
         **{f"data.{name}": value for name, value in run.data.items() if name != "batch_size"},
         **{f"network.{name}": value for name, value in run.network.items()},
         **{f"trainer.{name}": value for name, value in run.trainer.items()},
-        "data.batch_size": "full" if full else "a number",
+        "data.batch_size": size if normalises or size == "full" else "a number",
         **{
             name: getattr(run, name)
             for name in (

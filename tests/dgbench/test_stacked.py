@@ -27,6 +27,7 @@ from dgbench.settings import Settings, resolve
 from dgbench.stacked import training
 from dgbench.stacked.checkpoints import Part
 from dgbench.stacked.model import StackedAlgorithm, overridden_hooks
+from dgbench.stacked.plan import why_not
 from dgbench.stacked.training import run_stacked
 from dgbench.training import run
 from leaderboard import records
@@ -465,6 +466,14 @@ def test_a_run_that_diverges_is_closed_and_the_others_go_on(whole, tmp_path):
 def test_runs_of_another_kind_are_refused_with_the_difference(change, reason, tmp_path):
     with pytest.raises(UsageError, match=re.escape(reason)):
         run_stacked([settings(tmp_path), settings(tmp_path, 1, **change)])
+
+
+@pytest.mark.parametrize(("batch_norm", "refused"), [("train", True), ("frozen", False)])
+def test_where_batches_are_normalised_they_are_of_one_size(batch_norm, refused, tmp_path):
+    network = {"backbone": "resnet18", "batch_norm": batch_norm}
+    runs = [settings(tmp_path, data={"batch_size": size}, network=network) for size in (8, 9)]
+    assert (why_not(runs) == "they differ in data.batch_size") == refused
+    assert why_not([runs[0], runs[0]]) is None
 
 
 @pytest.mark.parametrize(
