@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,6 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow weighs red, green and blue
 # From RGB to the luma and two chromaticities of NTSC, in which a hue is an angle.
 _YIQ = (_GREY, (0.59590059, -0.27455667, -0.32134392), (0.21153661, -0.52273617, 0.31119955))
-# Images that are augmented at a time on a CPU, where larger ones leave the cache.
-_CHUNK = 8
 # Which of a sample's uniform numbers decides what.
 _CROPS = slice(0, 2 * _ATTEMPTS)
 _PLACE = slice(_CROPS.stop, _CROPS.stop + 2)
@@ -52,12 +51,9 @@ class Draws:
     factors: Tensor
     grayscale: Tensor
 
-    def rows(self, chosen: slice, device: torch.device) -> Draws:
-        """Return the draws of some of the samples, on a device; numbers as float32."""
-        parts = [getattr(self, field.name)[chosen] for field in fields(self)]
-        return Draws(
-            *(p.to(device, torch.float32 if p.is_floating_point() else None) for p in parts)
-        )
+    def rows(self, chosen: slice) -> Draws:
+        """Return the draws of some of the samples."""
+        return Draws(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -142,14 +138,13 @@ class Augmentation:
         Returns:
             (n, 3, height, width) float32 in [0, 1].
         """
-        size = _CHUNK if pixels.device.type == "cpu" else max(len(pixels), 1)
-        parts = [
-            _augmented(
-                pixels[start : start + size], draws.rows(slice(start, start + size), pixels.device)
-            )
-            for start in range(0, len(pixels), size)
-        ]
-        return torch.cat(parts) if parts else pixels.float()
+        # On a CPU one at a time: what is computed of a second one would push it out of the cache.
+        size = 1 if pixels.device.type == "cpu" else max(len(pixels), 1)
+        steps = _Steps.of(draws, pixels.shape[-2], pixels.shape[-1], pixels.device)
+        images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+        for parts in zip(pixels.split(size), steps.split(size), images.split(size), strict=True):
+            _augment(*parts)
+        return images
 
 
 RECIPES: dict[Recipe, Augmentation | None] = {"domainbed": Augmentation(), "none": None}
@@ -170,45 +165,81 @@ def uniforms(count: int, *parts: int | str) -> Uniforms:
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
-def _augmented(pixels: Tensor, draws: Draws) -> Tensor:
-    """Crop and mirror in one resampling, then change colours by 3x3 matrices."""
-    images = torch.nn.functional.grid_sample(
-        pixels.float().div_(255),
-        _grid(draws, pixels.shape[-2], pixels.shape[-1]),
-        padding_mode="border",
-        align_corners=False,
+class _Steps(NamedTuple):
+    """What is computed of n samples' draws, as float32 on the device of the images.
+
+    Attributes:
+        columns: (n, width), where each column is fetched from, from -1 to 1.
+        rows: (n, height), where each row is.
+        matrices: (n, 4, 3, 3), what the operations do to a colour, in their order.
+        contrasts: (n, 4), what share of the mean grey each adds.
+        grayscale: (n,) bool, on the host.
+    """
+
+    columns: Tensor
+    rows: Tensor
+    matrices: Tensor
+    contrasts: Tensor
+    grayscale: Tensor
+
+    @classmethod
+    def of(cls, draws: Draws, height: int, width: int, device: torch.device) -> _Steps:
+        """Compute them on the host, for all samples at once."""
+        samples = torch.arange(len(draws.order))[:, None]
+        lost = torch.zeros_like(draws.factors)
+        lost[:, _CONTRAST] = 1 - draws.factors[:, _CONTRAST]
+        computed = (
+            _fetched(draws.boxes[:, 1::2], width, draws.flips),
+            _fetched(draws.boxes[:, ::2], height, torch.zeros_like(draws.flips)),
+            _matrices(draws.factors)[samples, draws.order],
+            lost[samples, draws.order],
+        )
+        return cls(*(part.to(device, torch.float32) for part in computed), draws.grayscale)
+
+    def split(self, size: int) -> Iterator[_Steps]:
+        """Cut into those of `size` samples each."""
+        return map(_Steps._make, zip(*(part.split(size) for part in self), strict=True))
+
+
+def _augment(pixels: Tensor, steps: _Steps, images: Tensor) -> None:
+    """Crop and mirror in one resampling, then change colours by 3x3 matrices, into `images`."""
+    grid = pixels.new_empty((len(pixels), *pixels.shape[-2:], 2), dtype=torch.float32)
+    grid[..., 0] = steps.columns[:, None]
+    grid[..., 1] = steps.rows[:, :, None]
+    scaled = pixels.float().div_(255)
+    resampled = torch.nn.functional.grid_sample(
+        scaled, grid, padding_mode="border", align_corners=False
     )
-    matrices = _matrices(draws.factors)
     grey = images.new_tensor(_GREY)
-    samples = torch.arange(len(images), device=images.device)
-    colours = images.flatten(2)
-    for operation in draws.order.unbind(dim=1):
-        lost = torch.where(operation == _CONTRAST, 1 - draws.factors[:, _CONTRAST], 0.0)
-        offset = lost * (colours.mean(dim=2) @ grey)
-        # Between two operations an image has 8 bits: there is nothing beyond black and white.
+    colours = resampled.flatten(2)
+    # Each operation writes where nothing is needed any more: new memory costs more than arithmetic.
+    for number, target in enumerate((scaled, resampled, scaled, images)):
+        offset = steps.contrasts[:, number] * (colours.mean(dim=2) @ grey)
         colours = torch.baddbmm(
-            offset[:, None, None], matrices[samples, operation], colours
-        ).clamp_(0, 1)
-    rows = draws.grayscale.nonzero()[:, 0]
+            offset[:, None, None], steps.matrices[:, number], colours, out=target.flatten(2)
+        )
+        # Between two operations an image has 8 bits: there is nothing beyond black and white.
+        colours.clamp_(0, 1)
+    rows = steps.grayscale.nonzero()[:, 0]
     if len(rows):
-        colours[rows] = (grey @ colours[rows])[:, None]
-    return colours.view_as(images)
+        images[rows] = torch.einsum("c,nchw->nhw", grey, images[rows])[:, None]
 
 
-def _grid(draws: Draws, height: int, width: int) -> Tensor:
-    """Where each pixel is fetched from, (n, height, width, 2): x and y from -1 to 1."""
-    axes = []
-    for axis, size in enumerate((height, width)):
-        start, length = (draws.boxes[:, k, None] * size for k in (axis, axis + 2))
-        steps = torch.arange(size, device=start.device)
-        steps = steps if axis == 0 else torch.where(draws.flips[:, None], size - 1 - steps, steps)
-        # In pixels of the image, not beyond the middle of the crop's outermost ones.
-        fetched = start + (steps + 0.5) * length / size - 0.5
-        fetched = torch.minimum(torch.maximum(fetched, start), start + length - 1)
-        axes.append((2 * fetched + 1) / size - 1)
-    n = len(draws.boxes)
-    rows, columns = axes[0][:, :, None], axes[1][:, None, :]
-    return torch.stack([columns.expand(n, height, width), rows.expand(n, height, width)], dim=-1)
+def _fetched(boxes: Tensor, size: int, flips: Tensor) -> Tensor:
+    """Where the pixels along one axis are fetched from, (n, size), from -1 to 1.
+
+    Args:
+        boxes: (n, 2), start and length of the crops, as shares of the size.
+        size: Pixels along the axis.
+        flips: (n,) bool, whether they come in the opposite order.
+    """
+    start, length = (boxes * size)[:, :, None].unbind(dim=1)
+    steps = torch.arange(size)
+    steps = torch.where(flips[:, None], size - 1 - steps, steps)
+    # In pixels of the image, not beyond the middle of the crop's outermost ones.
+    fetched = start + (steps + 0.5) * length / size - 0.5
+    fetched = torch.minimum(torch.maximum(fetched, start), start + length - 1)
+    return (2 * fetched + 1) / size - 1
 
 
 def _matrices(factors: Tensor) -> Tensor:

@@ -195,6 +195,6 @@ def test_what_happens_to_a_row_depends_on_its_names_and_number_alone():
     part = DOMAINBED.draw(many[3::2], sizes[3::2])
     assert torch.equal(whole.boxes[3::2], part.boxes)
     pixels = as_pixels([photo(number) for number in range(20)])
-    every = DOMAINBED(pixels, whole.rows(slice(0, 20), pixels.device))
-    alone = DOMAINBED(pixels[13:14], whole.rows(slice(13, 14), pixels.device))
+    every = DOMAINBED(pixels, whole.rows(slice(0, 20)))
+    alone = DOMAINBED(pixels[13:14], whole.rows(slice(13, 14)))
     assert torch.equal(every[13:14], alone)
