@@ -142,7 +142,8 @@ class Augmentation:
         size = 1 if pixels.device.type == "cpu" else max(len(pixels), 1)
         steps = _Steps.of(draws, pixels.shape[-2], pixels.shape[-1], pixels.device)
         images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
-        for parts in zip(pixels.split(size), steps.split(size), images.split(size), strict=True):
+        of_pixels, of_images = torch.split(pixels, size), torch.split(images, size)
+        for parts in zip(of_pixels, steps.split(size), of_images, strict=True):
             _augment(*parts)
         return images
 
@@ -194,11 +195,11 @@ class _Steps(NamedTuple):
             _matrices(draws.factors)[samples, draws.order],
             lost[samples, draws.order],
         )
-        return cls(*(part.to(device, torch.float32) for part in computed), draws.grayscale)
+        return cls._make([*(part.to(device, torch.float32) for part in computed), draws.grayscale])
 
     def split(self, size: int) -> Iterator[_Steps]:
         """Cut into those of `size` samples each."""
-        return map(_Steps._make, zip(*(part.split(size) for part in self), strict=True))
+        return map(_Steps._make, zip(*(torch.split(part, size) for part in self), strict=True))
 
 
 def _augment(pixels: Tensor, steps: _Steps, images: Tensor) -> None:
