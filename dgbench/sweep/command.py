@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
+from dgbench.errors import UsageError
 from dgbench.parser import DEFAULT_OUT
 from dgbench.sweep import design as designs
 from dgbench.sweep import manifest
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from dgbench.sweep.executors import Executor
     from dgbench.sweep.launcher import Failure
     from dgbench.sweep.plan import Plan, PlannedRun
+
+
+EXECUTORS = ("local", "ray", "commands")
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
@@ -45,6 +49,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
     name = manifest.name_of(sweep, file)
     from dgbench.sweep.plan import plan
 
+    if options.address is not None and options.executor != "ray":
+        raise UsageError("--address is that of a Ray cluster; add --executor ray.")
     if options.executor == "commands":
         found = plan(sweep, options.out)
         manifest.write(options.out, name, sweep, found)
@@ -72,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--protocol", help="of every data set")
     add("--vary", action="append", type=_varied, help="OPTION=VALUE,VALUE,...; repeatable")
     add("--out", default=DEFAULT_OUT, help=f"folder of the records ({DEFAULT_OUT})")
-    add("--executor", choices=("local", "commands"), default="local", help="where runs are trained")
+    add("--executor", choices=EXECUTORS, default="local", help="where runs are trained (local)")
+    add("--address", help="of a Ray cluster; one that is known here, or a new one of this machine")
     add("--jobs", type=_at_least_one, help="runs at a time; one a core, or as many as GPUs hold")
     add("--jobs-per-gpu", type=_at_least_one, default=1, help="runs that share a GPU (1)")
     add("--retries", type=_not_negative, default=2, help="how often a failed run is retried (2)")
@@ -118,13 +125,18 @@ def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Co
 
 
 def _executor(options: argparse.Namespace, name: str) -> Executor:
+    logs = manifest.logs(options.out, name)
+    if options.executor == "ray":
+        from dgbench.sweep.cluster import RayExecutor
+
+        return RayExecutor(options.address, options.jobs, options.jobs_per_gpu, logs)
     import torch
 
     from dgbench.sweep.local import LocalExecutor, slots
 
     gpus = [str(number) for number in range(torch.cuda.device_count())]
     places = slots(options.jobs, gpus, options.jobs_per_gpu)
-    return LocalExecutor(places, manifest.logs(options.out, name))
+    return LocalExecutor(places, logs)
 
 
 def _show_plan(found: Plan, todo: Sequence[PlannedRun], console: Console) -> None:
@@ -163,7 +175,6 @@ def _print_commands(found: Plan) -> None:
 
 def _status(arguments: Sequence[str], console: Console) -> int:
     """Shows how far sweeps are."""
-    from dgbench.errors import UsageError
     from dgbench.registry import unknown
     from dgbench.sweep.view import show_status
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -100,6 +101,76 @@ def serve(
             return
         if outcomes[-1].state == "interrupted":
             return
+
+
+class Hello(NamedTuple):
+    """What a worker of a cluster says of itself.
+
+    Attributes:
+        host: name of its machine.
+        node: that machine, as the cluster names it.
+        pid: number of its process there.
+        benchmark_version: of the suite that is installed there.
+        sees_records: whether the launcher's folders are there.
+    """
+
+    host: str
+    node: str
+    pid: int
+    benchmark_version: str
+    sees_records: bool
+
+
+class ClusterWorker:
+    """The life of a worker on a Ray cluster.
+
+    Ray calls it in the main thread of a process of its own, where signals reach a run.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], path: Sequence[str], here: Path, logs: Path
+    ) -> None:
+        """Makes the process like the launcher's.
+
+        Args:
+            environment: variables to set before torch is imported.
+            path: where the launcher looks for modules.
+            here: the launcher's working folder.
+            logs: folder for whatever is printed.
+        """
+        os.environ.update(environment)
+        sys.path.extend(folder for folder in path if folder not in sys.path)
+        self.sees_records = here.is_dir() and logs.is_dir()
+        if self.sees_records:
+            os.chdir(here)
+            _print_to(logs / f"worker-{socket.gethostname()}-{os.getpid()}.log")
+
+    def hello(self) -> Hello:
+        """Says who it is, as soon as it has a place."""
+        import ray
+
+        from dgbench import BENCHMARK_VERSION
+
+        node = ray.get_runtime_context().get_node_id()
+        host = socket.gethostname()
+        return Hello(host, node, os.getpid(), BENCHMARK_VERSION, self.sees_records)
+
+    def train(self, group: Sequence[Settings]) -> list[Outcome]:
+        """Trains runs, see :func:`train`.
+
+        Args:
+            group: the runs.
+        """
+        return train(group)
+
+
+def terminate(pid: int) -> None:
+    """Asks a worker on the same machine to stop behind its step.
+
+    Args:
+        pid: number of its process.
+    """
+    os.kill(pid, signal.SIGTERM)
 
 
 def _next(connection: Connection) -> Sequence[Settings] | None:
