@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,7 +79,7 @@ class Manifest(ImageFolder):
         listed: dict[str, list[Sample]] = defaultdict(list)
         seen: dict[str, int] = {}
         for line, row in self._rows(file):
-            path = row["path"]
+            path = Path(os.path.normpath(row["path"])).as_posix()
             if seen.setdefault(path, line) != line:
                 raise DataError(
                     f"{file}, lines {seen[path]} and {line}, names {path} twice; give each image "
@@ -108,6 +109,11 @@ class Manifest(ImageFolder):
                         "name the environments' with --data.environment_column"
                     )
                 for row in reader:
+                    if None in row:
+                        raise DataError(
+                            f"{file}, line {reader.line_num}, has more values than there are "
+                            "columns; put values that hold commas in quotes"
+                        )
                     values = {key: (row[key] or "").strip() for key in columns}
                     empty = [name for name in needed if not values[name]]
                     if empty:
