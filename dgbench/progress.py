@@ -11,15 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 
 _REFRESH_SECONDS = 0.25
 
 
 class ProgressBar(pl.Callback):
-    """Shows the step, each environment's risk and the penalty.
+    """Shows the step, each environment's risk, the penalty, and images a second.
 
     Values are fetched four times a second and not every step: on a GPU each look waits for it.
+    Speed is that of training, input included, since it was last shown or since the last check.
     """
 
     def __init__(self, console: Console, environments: Sequence[str], check_every: int) -> None:
@@ -34,6 +36,7 @@ class ProgressBar(pl.Callback):
         self.environments = environments
         self.check_every = check_every
         self.shown = 0.0
+        self.since, self.steps = 0.0, 0
         self.bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -49,26 +52,34 @@ class ProgressBar(pl.Callback):
         if self.console.is_terminal and trainer.is_global_zero:
             self.bar.start()
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begins to count anew behind a check, which is no training."""
+        if trainer.global_step % self.check_every == 0 or not self.since:
+            self.since, self.steps = time.monotonic(), 0
+
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Any,
+        batch: EnvironmentBatch,
         batch_idx: int,
     ) -> None:
         """Moves the bar, or prints a line at each check."""
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Algorithm)
+        self.steps += 1
         step = trainer.global_step
         if self.console.is_terminal:
             if step == trainer.max_steps or time.monotonic() - self.shown > _REFRESH_SECONDS:
                 self.shown = time.monotonic()
-                values = self.describe(pl_module.outputs)
+                values = f"{self.describe(pl_module.outputs)}  {self.speed(batch)}"
                 self.bar.update(self.task, completed=step, values=values)
         elif step == 1 or step % self.check_every == 0 or step == trainer.max_steps:
-            values = self.describe(pl_module.outputs)
+            values = f"{self.describe(pl_module.outputs)}  {self.speed(batch)}"
             self.console.print(
                 f"step {step}/{trainer.max_steps}  {values}", highlight=False, soft_wrap=True
             )
@@ -82,6 +93,18 @@ class ProgressBar(pl.Callback):
     ) -> None:
         """Gives the terminal back."""
         self.bar.stop()
+
+    def speed(self, batch: EnvironmentBatch) -> str:
+        """Samples a second on all devices together; the next ones are counted anew.
+
+        Args:
+            batch: the last one.
+        """
+        # The values shown beside it were fetched first, so what was asked of a GPU is done.
+        now, samples = time.monotonic(), self.steps * int(batch.counts.sum())
+        rate = samples / max(now - self.since, 1e-9)
+        self.since, self.steps = now, 0
+        return f"{rate:,.0f} {'images' if batch.inputs.ndim == 4 else 'samples'}/s"
 
     def describe(self, outputs: dict[str, Tensor]) -> str:
         """One line of an objective's values.

@@ -176,10 +176,11 @@ def _train(
     record = new_record(settings, deciding, data, folder)
     recorder = Recorder(record)
     callbacks: list[pl.Callback] = [recorder]
+    if console is not None:
+        # Before the recorder, whose checks would count as time spent on training.
+        callbacks.insert(0, ProgressBar(console, deciding["train_env"], settings.check_every))
     if claim is not None:
         callbacks.insert(0, ClaimGuard(claim))
-    if console is not None:
-        callbacks.append(ProgressBar(console, deciding["train_env"], settings.check_every))
     loggers = build_loggers(settings.logger, folder)
     trainer = build_trainer(
         settings,
