@@ -449,8 +449,8 @@ def _normalised(name: str) -> str:
 
 
 def _some(things: Sequence[object]) -> str:
-    """Name a few things, and how many more there are."""
-    named = ", ".join(map(str, things[:_NAMED]))
+    """Name a few things, and how many more there are; bytes of a name that are no text as such."""
+    named = ", ".join(map(str, things[:_NAMED])).encode(errors="backslashreplace").decode()
     more = len(things) - _NAMED
     return f"{named} and {more} more" if more > 0 else named
 
@@ -463,11 +463,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise DataError(
-            f"the folder {folder} cannot be read ({error.strerror}). Give access to it, or name "
-            "another with --data.root"
-        ) from error
+        raise _unreadable(folder, error) from error
     return sorted(shown, key=lambda entry: entry.name)
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"the folder {folder} cannot be read ({error.strerror}). Give access to it, or name "
+        "another with --data.root"
+    )
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -483,11 +487,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _with_images(folder: Path) -> list[Path]:
-    """Sub-folders that hold sub-folders that hold images, at any depth."""
+    """Sub-folders that hold sub-folders that hold images, at any depth; no link back up."""
     return [
         environment
         for environment in _folders(folder)
-        if any(next(_images_below(label), None) for label in _folders(environment))
+        if not folder.resolve().is_relative_to(environment.resolve())
+        and any(next(_images_below(label), None) for label in _folders(environment))
     ]
 
 
@@ -519,5 +524,8 @@ def _images_below(folder: Path, seen: set[tuple[int, int]] | None = None) -> Ite
 
 def _identity(folder: Path) -> tuple[int, int]:
     """What two paths of one folder have in common."""
-    state = folder.stat()
+    try:
+        state = folder.stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     return state.st_dev, state.st_ino

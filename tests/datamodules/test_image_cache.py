@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -166,6 +167,27 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, monkeypatch):
     left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert left in ([], ["lock"])
     assert make(tmp_path, files)[0].open()[0].read(np.array([0])).any()
+
+
+def open_with_little_room(folder: Path, files: list[Path], told: multiprocessing.Queue) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        told.put(make(folder, files)[0].open())
+    except DataError as error:
+        told.put(str(error))
+
+
+def test_a_write_that_the_system_cuts_short_leaves_nothing_behind(tmp_path):
+    files = images(tmp_path, 20)
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+    process = context.Process(target=open_with_little_room, args=(tmp_path, files, told))
+    process.start()
+    assert "cannot be written" in told.get(timeout=60)
+    process.join()
+    left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert left in ([], ["lock"])
+    assert make(tmp_path, files)[0].open()[0].read(np.arange(20)).any()
 
 
 def saved(folder: Path, shown: Image.Image, name: str, **options) -> Path:

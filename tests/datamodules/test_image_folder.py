@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from PIL import Image
 from datamodules.errors import DataError
 from datamodules.image_folder import ImageFolder
 from datamodules.streams import TrainingStream
-from tests.folders import CLASSES, make_tree
+from tests.folders import CLASSES, image, make_tree
 
 SIZE = 16
 
@@ -106,13 +109,82 @@ def test_classes_are_matched_by_name_and_a_missing_one_is_reported(tmp_path):
     assert any("forest" in p.message and "cat" in p.message for p in data.problems())
 
 
-def test_a_loop_of_links_and_hidden_files_are_no_images(tmp_path):
+def test_loops_of_links_and_hidden_files_are_no_images(tmp_path):
     root = make_tree(tmp_path / "images")
-    (root / "sea" / "owl" / "again").symlink_to(root / "sea", target_is_directory=True)
+    for loop, target in (("again", root / "sea"), ("top", root), ("self", root / "sea/owl/self")):
+        (root / "sea" / "owl" / loop).symlink_to(target, target_is_directory=True)
+    (root / "root").symlink_to(root, target_is_directory=True)
+    (root / "parent").symlink_to(tmp_path, target_is_directory=True)
     (root / "sea" / "owl" / ".hidden.png").write_bytes(b"")
     (root / "sea" / "owl" / "notes.txt").write_text("not an image")
     data = make(root)
+    assert data.environment_names == ("desert", "forest", "sea")
     assert len(data.samples(2)) == 15
+
+
+def test_a_link_to_itself_named_as_an_image_is_unreadable(tmp_path):
+    root = make_tree(tmp_path / "images")
+    (root / "sea" / "owl" / "me.png").symlink_to(root / "sea" / "owl" / "me.png")
+    with pytest.raises(DataError, match=r"me\.png \(Too many levels of symbolic links\)"):
+        make(root)
+
+
+def test_a_linked_folder_is_gone_through_once(tmp_path):
+    root = make_tree(tmp_path / "images")
+    outside = make_tree(tmp_path / "more", ["one"], ["owls"], images=2)
+    for name in ("first", "second"):
+        (root / "sea" / "owl" / name).symlink_to(outside, target_is_directory=True)
+    assert len(make(root).samples(2)) == 17
+
+
+def test_a_class_with_one_image_is_reported_and_trained(tmp_path):
+    root = make_tree(tmp_path / "images")
+    for number in range(1, 5):
+        (root / "sea" / "owl" / f"{number}.png").unlink()
+    data = make(root, test_envs=[0])
+    assert any("sea has a single image of owl" in p.message for p in data.problems())
+    assert next(iter(data.train_dataloader())).inputs.shape == (8, 3, SIZE, SIZE)
+
+
+def test_names_of_all_kinds_are_names(tmp_path):
+    root = make_tree(tmp_path / "images", ["désert", "日本", "sea (2)"], ["cat & dog", "c" * 250])
+    undecodable = os.fsdecode(b"latin-\xe9.png")
+    for environment in ("désert", "日本"):
+        image(77).save(root / environment / "cat & dog" / undecodable)
+    data = make(root)
+    assert data.environment_names == ("désert", "sea (2)", "日本")
+    assert data.class_names == ("cat & dog", "c" * 250)
+    assert len(data.samples(2)) == 11
+    (duplicate,) = [p.message for p in data.problems() if p.kind == "duplicate"]
+    assert "latin-\\udce9.png" in duplicate
+
+
+def _list_without_access(root: Path, told: multiprocessing.Queue) -> None:
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)  # no folder is closed to the administrator
+    try:
+        told.put(list(ImageFolder(root=str(root), test_envs=[0]).environment_names))
+    except DataError as error:
+        told.put(str(error))
+
+
+@pytest.mark.parametrize(("closed", "mode"), [("sea/owl", 0o000), ("sea", 0o000), ("sea", 0o644)])
+def test_a_folder_without_access_is_named(closed, mode):
+    # Not in pytest's folder, which is closed to others as a whole.
+    with tempfile.TemporaryDirectory() as name:
+        root = make_tree(Path(name) / "images")
+        Path(name).chmod(0o755)
+        (root / closed).chmod(mode)
+        context = multiprocessing.get_context("fork")
+        told = context.Queue()
+        process = context.Process(target=_list_without_access, args=(root, told))
+        process.start()
+        message = told.get(timeout=60)
+        process.join()
+        (root / closed).chmod(0o755)
+    assert f"the folder {root / closed}" in message
+    assert "cannot be read (Permission denied). Give access to it" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"text in a file named .png"])
