@@ -11,8 +11,8 @@ from datamodules.image_folder import ImageFolder
 class DomainNet(ImageFolder):
     """DomainNet (Peng et al., 2019, https://arxiv.org/abs/1812.01754), without duplicates.
 
-    345 classes. The counts are those of the cleaned release without the duplicates that DomainBed
-    takes out of it.
+    345 classes. The counts are those that the authors' page gives of the cleaned release, 586,575
+    in all as in DomainBed, whose list takes the same duplicates out of the first release.
     """
 
     environment_names = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -36,7 +36,9 @@ class DomainNet(ImageFolder):
     }
     class_count = 345
     contents = "586,575 images"
-    licence = "for non-commercial research and education, as its authors' page says"
+    licence = (
+        "none; the authors' page has a fair-use notice, for non-commercial research and education"
+    )
     obtained_from = (
         "Get the cleaned version from http://ai.bu.edu/M3SDA/; DomainBed's repository lists the "
         "duplicates to delete (domainbed/misc/domain_net_duplicates.txt)."

@@ -36,5 +36,7 @@ class OfficeHome(ImageFolder):
     }
     class_count = 65
     contents = "15,588 images"
-    licence = "for non-commercial research and education, as its authors' page says"
+    licence = (
+        "none; the authors' page has a fair-use notice, for non-commercial research and education"
+    )
     obtained_from = "Get it from https://www.hemanthdv.org/officeHomeDataset.html."

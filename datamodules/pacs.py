@@ -20,7 +20,9 @@ _LISTS = ("train", "crossval")
 class PACS(ImageFolder):
     """PACS (Li et al., 2017, https://arxiv.org/abs/1710.03077).
 
-    Seven classes: dog, elephant, giraffe, guitar, horse, house, person. Images are 227x227.
+    Seven classes: dog, elephant, giraffe, guitar, horse, house, person. Images are 227x227. Dassl
+    leaves `sketch/dog/n02103406_4068-1.png` out as damaged; it is one of the 3,929 that the
+    official lists and DomainBed have, and is kept here.
 
     Args:
         splits: "random": main and holdout are drawn by the data seed, as in DomainBed. "official":
@@ -57,7 +59,9 @@ class PACS(ImageFolder):
     class_count = 7
     contents = "9,991 images"
     licence = "none stated"
-    obtained_from = "PACS is linked from its authors' page, https://dali-dl.github.io."
+    obtained_from = (
+        "PACS is linked from its authors' page, https://dali-dl.github.io/project_iccv2017.html."
+    )
 
     def __init__(self, *, splits: Splits = "random", **folder: Any) -> None:
         if splits not in get_args(Splits):

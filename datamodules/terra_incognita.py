@@ -15,8 +15,8 @@ class TerraIncognita(ImageFolder):
     raccoon, squirrel) at the locations 100, 38, 43 and 46.
 
     Deviations: DomainBed's published numbers are of 24,788 images (4,879, 9,767, 4,020 and 6,122),
-    a release that cannot be had any more; the counts here are those of the files that its script
-    makes today.
+    a release that cannot be had any more. The counts here are of the 24,330 that its script makes
+    today; no published source was found for how these fall to the four locations.
     """
 
     environment_names = ("location_100", "location_38", "location_43", "location_46")
@@ -41,7 +41,7 @@ class TerraIncognita(ImageFolder):
     }
     class_count = 10
     contents = "24,330 images"
-    licence = "Community Data License Agreement, permissive variant, 1.0"
+    licence = "Community Data License Agreement (permissive variant)"
     obtained_from = (
         "The photos are at https://lila.science/datasets/caltech-camera-traps; DomainBed's "
         "domainbed/scripts/download.py sorts them into these folders."

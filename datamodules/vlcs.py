@@ -37,7 +37,7 @@ class VLCS(ImageFolder):
     }
     class_count = 5
     contents = "10,729 images"
-    licence = "none stated; photos of four data sets with terms of their own"
+    licence = "none found; photos of four data sets with terms of their own"
     obtained_from = (
         "DomainBed's domainbed/scripts/download.py has its address "
         "(https://github.com/facebookresearch/DomainBed)."
