@@ -41,7 +41,7 @@ class TerraIncognita(ImageFolder):
     }
     class_count = 10
     contents = "24,330 images"
-    licence = "Community Data License Agreement (permissive variant)"
+    licence = "Community Data License Agreement, permissive, 1.0"
     obtained_from = (
         "The photos are at https://lila.science/datasets/caltech-camera-traps; DomainBed's "
         "domainbed/scripts/download.py sorts them into these folders."

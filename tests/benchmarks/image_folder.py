@@ -103,7 +103,8 @@ def folder_of(settings: Settings) -> ImageFolder:
 def measure_input(data: ImageFolder, rounds: int) -> float:
     """Times both pipelines; CPU seconds of an image of our training input."""
     stream, steps = iter(data.train_dataloader()), []
-    paths = [s.path for i in data.train_environments for s in data.samples(i)][: 3 * BATCH]
+    rows = BATCH * len(data.train_environments)
+    paths = [s.path for i in data.train_environments for s in data.samples(i)][:rows]
     network = build_network(NetworkOptions("resnet18"), data.input_shape, 2, 0)
     normalise: Callable[[torch.Tensor], torch.Tensor] = network.featurizer[0]  # type: ignore[index]
 
@@ -114,19 +115,15 @@ def measure_input(data: ImageFolder, rounds: int) -> float:
         return timed(read) / len(paths)
 
     def training() -> float:
-        rows = []
-        seconds = timed(lambda: rows.append(len(normalise(next(stream).inputs))))
-        return seconds / rows[0]
+        return timed(lambda: normalise(next(stream).inputs)) / rows
 
     def loading() -> float:
-        rows = []
-        return timed(lambda: rows.append(len(next(stream).inputs))) / rows[0]
+        return timed(lambda: next(stream)) / rows
 
     def evaluation() -> float:
-        rows = []
         batches = data.evaluation_batches(1, "main")
-        seconds = timed(lambda: rows.extend(len(normalise(inputs)) for inputs, _, _ in batches))
-        return seconds / sum(rows)
+        seconds = timed(lambda: [normalise(inputs) for inputs, _, _ in batches])
+        return seconds / len(data.split_indices(1, "main"))
 
     pieces = (lambda: by_pil(TRAINING), training, lambda: by_pil(EVALUATION), evaluation, loading)
     for _ in range(rounds + 1):
