@@ -54,10 +54,7 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     """
     data = build_data(settings)
     deciding = deciding_settings(settings, data)
-    identity = records.run_id(BENCHMARK_VERSION, deciding)
-    folder = records.run_folder(
-        settings.out, settings.data["name"], settings.algo["name"], identity
-    )
+    folder = folder_of(settings, data)
     if (folder / records.DONE_FILE).exists() and not settings.force:
         return records.read_run(folder)
     with claimed(folder) as claim:
@@ -160,6 +157,17 @@ def deciding_settings(settings: Settings, data: EnvironmentDataModule) -> dict[s
         [names[index] for index in data.test_environments],
         [names[index] for index in data.train_environments],
     )
+
+
+def folder_of(settings: Settings, data: EnvironmentDataModule) -> Path:
+    """Where a run leaves its record.
+
+    Args:
+        settings: the resolved run.
+        data: its data set.
+    """
+    identity = records.run_id(BENCHMARK_VERSION, deciding_settings(settings, data))
+    return records.run_folder(settings.out, settings.data["name"], settings.algo["name"], identity)
 
 
 def _train(

@@ -49,8 +49,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "inspect",
     ),
     ("training",),
+    ("stacked",),
     ("sweep",),
-    ("checkpoints", "reproduce", "screen", "screen_report", "stacked"),
+    ("checkpoints", "reproduce", "screen", "screen_report"),
     ("cli",),
     ("__main__",),
 )

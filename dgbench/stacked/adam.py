@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
-_BETAS = (0.9, 0.999)
-_EPSILON = 1e-8
+_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class StackedAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba, 2015, https://arxiv.org/abs/1412.6980, algorithm 1), run by run.
 
-    Step k of everything is that of :class:`torch.optim.Adam` with run k's options: the weight decay
-    is added to the gradient. torch's own refuses a learning rate that is a vector.
+    Step k of everything is that of :class:`torch.optim.Adam` with run k's options, by its fused
+    kernel: the weight decay is added to the gradient. torch's own class refuses a learning rate
+    that is a vector.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class StackedAdam(torch.optim.Optimizer):
             weight_decays: one a run, at least 0.
         """
         super().__init__(parameters, {})
-        self.learning_rates = torch.tensor(learning_rates, dtype=torch.float64)
-        self.weight_decays = torch.tensor(weight_decays, dtype=torch.float64)
-        self.decays = any(weight_decays)
+        # A call of the kernel has one value of each option: runs that share both share calls.
+        self._sharing: dict[tuple[float, float], list[int]] = {}
+        for run, options in enumerate(zip(learning_rates, weight_decays, strict=True)):
+            self._sharing.setdefault(options, []).append(run)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -48,29 +50,42 @@ class StackedAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad)
+        # Of each parameter: itself, its gradient and its state, each as one view a run.
+        views = [
+            [values.unbind() for values in (parameter, parameter.grad, *self._state_of(parameter))]
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        for (learning_rate, weight_decay), runs in self._sharing.items():
+            parameters, gradients, averages, squares, steps = (
+                [each[column][run] for each in views for run in runs] for column in range(5)
+            )
+            adam(
+                parameters,
+                gradients,
+                averages,
+                squares,
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=learning_rate,
+                weight_decay=weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor) -> None:
+    def _state_of(self, parameter: Tensor) -> list[Tensor]:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros(len(parameter))
+            state["step"] = torch.zeros(len(parameter), device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        if self.decays:
-            gradient = gradient.addcmul(parameter, along_runs(self.weight_decays, parameter))
-        first, second = (1 - beta ** state["step"].double() for beta in _BETAS)
-        state["exp_avg"].lerp_(gradient, 1 - _BETAS[0])
-        state["exp_avg_sq"].mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        # Both corrections of the bias as numbers a run: each pass over all parameters costs.
-        root = second.sqrt()
-        scale = state["exp_avg_sq"].sqrt().add_(along_runs(_EPSILON * root, parameter))
-        step = torch.div(state["exp_avg"], scale, out=scale)
-        parameter.addcmul_(step, along_runs(-self.learning_rates * root / first, parameter))
+        return [state[name] for name in _STATE]
 
     def restart(self, runs: Tensor) -> None:
         """Forgets the moments of some runs, as a fresh Adam would begin.

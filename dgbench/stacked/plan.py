@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.base import EnvironmentDataModule
 from dgbench import registry
 from dgbench.algorithms.base import Algorithm
 from dgbench.backbones import is_published
-from dgbench.networks import NetworkOptions
+from dgbench.networks import NetworkOptions, build_network
 from dgbench.settings import Settings
 from dgbench.stacked.model import is_number, overridden_hooks
+from dgbench.training import build_data
 
 
 def why_not(runs: Sequence[Settings]) -> str | None:
@@ -84,3 +89,21 @@ def likeness(run: Settings) -> dict[str, Any]:
             )
         },
     }
+
+
+def operations_per_row(run: Settings) -> float:
+    """Floating-point operations of a step for each row of an environment's batch.
+
+    Those of one pass forward and one backward through the network, for all training environments;
+    nothing is computed or loaded.
+
+    Args:
+        run: a resolved run.
+    """
+    data = build_data(run)
+    options = replace(NetworkOptions(**run.network), weights="none")
+    network = build_network(options, data.input_shape, len(data.class_names), seed=0).to("meta")
+    rows = 2  # batch normalisation refuses one
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(rows, *data.input_shape, device="meta")).sum().backward()
+    return float(counter.get_total_flops()) / rows * len(data.train_environments)

@@ -11,10 +11,9 @@ import torch
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.stacked_streams import StackedRun, StackedStream
-from dgbench import BENCHMARK_VERSION
 from dgbench.algorithms.base import Algorithm
 from dgbench.claim_guard import ClaimGuard
-from dgbench.claims import Claim, claimed
+from dgbench.claims import Claim, ClaimedError, claimed
 from dgbench.errors import UsageError
 from dgbench.provenance import hardware
 from dgbench.record import Record
@@ -29,6 +28,7 @@ from dgbench.training import (
     build_data,
     build_trainer,
     deciding_settings,
+    folder_of,
     new_record,
     prepare,
     signals_asking,
@@ -67,7 +67,7 @@ def run_stacked(runs: Sequence[Settings]) -> list[records.Run]:
 
     Raises:
         UsageError: when they cannot be stacked, for a reason that is named.
-        ClaimedError: when another process trains one of them.
+        ClaimedError: when another process trains one of them, after the others are finished.
         Interrupted: when a signal stopped them; the same call goes on from there.
     """
     reason = why_not(runs)
@@ -75,17 +75,34 @@ def run_stacked(runs: Sequence[Settings]) -> list[records.Run]:
         raise UsageError(f"These runs cannot be stacked: {reason}.")
     trials = _trials(runs)
     with contextlib.ExitStack() as held:
-        waiting = [trial for trial in trials if not trial.finished]
-        claims = [held.enter_context(claimed(trial.folder)) for trial in waiting]
-        # Another process may have finished one before this one could claim it.
-        waiting = [trial for trial in waiting if not trial.finished]
+        waiting, claims, elsewhere = _claim([t for t in trials if not t.finished], held)
         fresh = runs[0].force
         steps = [0] * len(waiting) if fresh else complete([trial.folder for trial in waiting])
         for step in sorted(set(steps)):
             stacked = [t for t, reached in zip(waiting, steps, strict=True) if reached == step]
             with matmul_precision(runs[0].matmul_precision), quiet_lightning():
-                _train(stacked, [c for c in claims if c is not None], resume=step > 0)
+                _train(stacked, claims, resume=step > 0)
+    if elsewhere is not None:
+        raise elsewhere
     return [records.read_run(trial.folder) for trial in trials]
+
+
+def _claim(
+    trials: Sequence[_Trial], held: contextlib.ExitStack
+) -> tuple[list[_Trial], list[Claim], ClaimedError | None]:
+    """The runs that are this process's to train, its claims, and who trains another one."""
+    mine, claims, elsewhere = [], [], None
+    for trial in trials:
+        try:
+            claim = held.enter_context(claimed(trial.folder))
+        except ClaimedError as error:
+            elsewhere = error
+            continue
+        claims += [] if claim is None else [claim]
+        # Another process may have finished it before this one could claim it.
+        if not trial.finished:
+            mine.append(trial)
+    return mine, claims, elsewhere
 
 
 def _trials(runs: Sequence[Settings]) -> list[_Trial]:
@@ -94,10 +111,7 @@ def _trials(runs: Sequence[Settings]) -> list[_Trial]:
     for settings in runs:
         own = build_data(settings)
         data = loaded.setdefault(settings.data_seed, own)
-        identity = records.run_id(BENCHMARK_VERSION, deciding_settings(settings, own))
-        name, algo = settings.data["name"], settings.algo["name"]
-        folder = records.run_folder(settings.out, name, algo, identity)
-        trials.append(_Trial(settings, own, data, folder))
+        trials.append(_Trial(settings, own, data, folder_of(settings, own)))
     return trials
 
 

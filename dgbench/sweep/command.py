@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dgbench.sweep.executors import Executor
     from dgbench.sweep.launcher import Failure
     from dgbench.sweep.plan import Plan, PlannedRun
+    from dgbench.sweep.stacking import Grouping
 
 
 EXECUTORS = ("local", "ray", "commands")
@@ -52,6 +53,11 @@ def main(arguments: Sequence[str], console: Console) -> int:
     if options.address is not None and options.executor != "ray":
         raise UsageError("--address is that of a Ray cluster; add --executor ray.")
     if options.executor == "commands":
+        if sweep.stack != 1:
+            raise UsageError(
+                "--executor commands prints a command a run, so nothing is trained stacked. Add "
+                "--stack 1, or use another executor."
+            )
         found = plan(sweep, options.out)
         manifest.write(options.out, name, sweep, found)
         _print_commands(found)
@@ -76,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--draws", type=int, help="hyper-parameter draws, the defaults among them (1)")
     add("--estimand", choices=get_args(Estimand), help="what the spread over trials stands for")
     add("--protocol", help="of every data set")
+    add("--stack", type=_stack, help="auto, or most runs to train as one model (1)")
     add("--vary", action="append", type=_varied, help="OPTION=VALUE,VALUE,...; repeatable")
     add("--out", default=DEFAULT_OUT, help=f"folder of the records ({DEFAULT_OUT})")
     add("--executor", choices=EXECUTORS, default="local", help="where runs are trained (local)")
@@ -97,6 +104,7 @@ def _content(file: str | None, options: argparse.Namespace) -> dict[str, Any]:
 def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Console) -> int:
     from dgbench.sweep.launcher import carry_out
     from dgbench.sweep.plan import plan
+    from dgbench.sweep.stacking import grouped
     from dgbench.sweep.view import Progress, states_of
 
     executor = _executor(options, name)
@@ -115,9 +123,16 @@ def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Co
             _show_plan(found, todo, console)
             if not todo:
                 break
+            grouping = grouped(found.runs, sweep.stack, executor.slots)
+            _show_grouping(grouping, console)
+            missing = {run.folder for run in todo}
+            groups = [
+                left
+                for group in grouping.groups
+                if (left := tuple(run for run in group if run.folder in missing))
+            ]
             done = len(found.runs) - len(todo)
             with Progress(console, todo, done, executor.slots) as progress:
-                groups = [(run,) for run in todo]
                 failures += carry_out(groups, executor, options.retries, progress)
     finally:
         executor.close()
@@ -147,6 +162,24 @@ def _show_plan(found: Plan, todo: Sequence[PlannedRun], console: Console) -> Non
     )
     for reason in found.left_out:
         console.print(f"Left out: {reason}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_grouping(grouping: Grouping, console: Console) -> None:
+    for reason in grouping.alone:
+        console.print(f"Not stacked: {reason}.", highlight=False, markup=False, soft_wrap=True)
+    if not grouping.stacks:
+        return
+    masked = (
+        f" {grouping.masked:.0%} of their rows are masked, since batch sizes differ; those of "
+        "--search-space domainbed-stackable are powers of two."
+        if grouping.masked
+        else ""
+    )
+    console.print(
+        f"Stacked: {sum(map(len, grouping.stacks))} runs as {len(grouping.stacks)} models.{masked}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _show_end(name: str, failures: Sequence[Failure], console: Console) -> int:
@@ -190,6 +223,10 @@ def _status(arguments: Sequence[str], console: Console) -> int:
     if not known:
         raise UsageError(f"No sweep has left records in {options.out}. Name a folder with --out.")
     return 0
+
+
+def _stack(text: str) -> Any:
+    return text if text == "auto" else _at_least_one(text)
 
 
 def _listed(text: str) -> list[str]:

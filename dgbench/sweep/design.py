@@ -17,6 +17,7 @@ from dgbench.protocols import configs
 
 Estimand = Literal["search-again", "tune-once"]
 Environment = int | str
+Stack = Literal["auto"] | int
 
 # Draws of later trials are numbered from here on, so that more draws move none.
 DRAWS_LIMIT = 1000
@@ -53,6 +54,8 @@ class Sweep:
         protocol: of every data set; None takes each one's own default.
         vary: options and the values that each takes, such as ``algo.penalty_weight``.
         options: options of ``fit`` that every run gets, as flags.
+        stack: how many runs that differ in seeds and numbers alone are trained as one model, at the
+            most; ``auto`` where that saves time. It decides how and not what, and no name.
     """
 
     datasets: tuple[str, ...]
@@ -64,6 +67,7 @@ class Sweep:
     protocol: str | None = None
     vary: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     options: tuple[str, ...] = ()
+    stack: Stack = 1
 
     def variations(self) -> list[list[str]]:
         """The flags of every combination of varied options; one empty list without any."""
@@ -80,8 +84,10 @@ class Sweep:
         return [0, *(DRAWS_LIMIT * trial + draw for draw in range(1, self.draws))]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
+        """What is run, as JSON has it."""
+        content = asdict(self)
+        del content["stack"]
+        return content
 
 
 def _flags(options: Any) -> list[str]:
@@ -157,6 +163,7 @@ def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
         protocol=content.get("protocol"),
         vary=tuple(vary.items()),
         options=(*as_flags(options), *flags),
+        stack=content.get("stack", Sweep.stack),
     )
     _check(sweep)
     return sweep
@@ -166,6 +173,8 @@ def _check(sweep: Sweep) -> None:
     estimands = get_args(Estimand)
     require(sweep.trials >= 1, "trials", sweep.trials, "at least 1")
     require(1 <= sweep.draws <= DRAWS_LIMIT, "draws", sweep.draws, f"1 to {DRAWS_LIMIT}")
+    known_stack = sweep.stack == "auto" or (isinstance(sweep.stack, int) and sweep.stack >= 1)
+    require(known_stack, "stack", sweep.stack, "auto or at least 1")
     require(sweep.estimand in estimands, "estimand", sweep.estimand, " or ".join(estimands))
     if sweep.vary and sweep.draws > 1:
         raise UsageError(

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Protocol
@@ -88,8 +88,7 @@ class _Launch:
             self._submit()
             for group, outcomes in self.executor.wait(_SECONDS_BETWEEN_LOOKS):
                 self.under_way -= 1
-                for run, outcome in zip(group, outcomes, strict=False):
-                    self._ended(run, outcome)
+                self._came_back(group, outcomes)
             self.watcher.looked()
         if self.full:
             raise UsageError(
@@ -116,22 +115,35 @@ class _Launch:
         if not self.under_way and self.deferred:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
-    def _ended(self, run: PlannedRun, outcome: Outcome) -> None:
+    def _came_back(self, group: Group, outcomes: Sequence[Outcome]) -> None:
+        again: list[PlannedRun] = []
+        later: list[PlannedRun] = []
+        for run, outcome in zip(group, outcomes, strict=True):
+            if self._is_final(run, outcome):
+                continue
+            if outcome.state == "alone":
+                self.waiting.append((run,))
+            else:
+                (later if outcome.state == "claimed" else again).append(run)
+        if later:
+            self.deferred.append((time.monotonic() + _SECONDS_TO_DEFER, tuple(later)))
+        # Whole once more, should the reason lie outside; then each by itself.
+        whole = all(self.failed[run.folder] == 1 for run in again)
+        self.waiting += [tuple(again)] if again and whole else [(run,) for run in again]
+
+    def _is_final(self, run: PlannedRun, outcome: Outcome) -> bool:
         final = outcome.state in ("finished", "refused", "full")
-        if outcome.state == "claimed":
-            self.deferred.append((time.monotonic() + _SECONDS_TO_DEFER, (run,)))
-        elif outcome.state == "full":
+        if outcome.state == "full":
             self.full = outcome.message
             self.executor.stop()
-        elif not final and not self.stop.is_set():
+        elif outcome.state in ("failed", "interrupted") and not self.stop.is_set():
             self.failed[run.folder] += 1
             final = self.failed[run.folder] > self.retries
-            if not final:
-                self.waiting.append((run,))
         if final and outcome.state not in ("finished", "full"):
             self.failures.append(Failure(run, outcome.message))
             write_failure(run.folder, outcome.message)
         self.watcher.ended(run, outcome, final=final)
+        return final
 
 
 @contextlib.contextmanager

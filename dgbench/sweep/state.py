@@ -44,13 +44,15 @@ def step_of(folder: Path) -> int:
 
 
 def seconds_of(folder: Path) -> float | None:
-    """How long a finished run took; None for any other.
+    """How long a finished run took, of stacked ones its share; None for any other.
 
     Args:
         folder: of its record.
     """
-    done = _read(folder / records.DONE_FILE)
-    return None if done is None else float(done["seconds"])
+    done, run = _read(folder / records.DONE_FILE), _read(folder / records.RUN_FILE)
+    if done is None or run is None:
+        return None
+    return float(done["seconds"]) / int(run["hardware"].get("stacked", 1))
 
 
 def write_failure(folder: Path, message: str) -> None:

@@ -124,6 +124,7 @@ class Progress:
         self.waiting = {run.folder: entry(run) for run in runs}
         self.seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self.begun = time.monotonic()
+        self.told: set[str] = set()
         self.live = Live(console=console, refresh_per_second=2, get_renderable=self.picture)
 
     def __enter__(self) -> Progress:
@@ -148,7 +149,10 @@ class Progress:
         seconds = seconds_of(run.folder)
         if outcome.state == "finished" and seconds is not None:
             self.seconds[known.dataset, known.algo].append(seconds)
-        if outcome.state != "claimed":
+        told = outcome.state == "claimed" or outcome.message in self.told
+        if outcome.state == "alone":
+            self.told.add(outcome.message)
+        if not told:
             self.console.print(
                 self._line(run, outcome, seconds), highlight=False, markup=False, soft_wrap=True
             )

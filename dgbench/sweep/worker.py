@@ -9,14 +9,14 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dgbench.settings import Settings
 
-State = Literal["finished", "claimed", "interrupted", "refused", "failed", "full"]
+State = Literal["finished", "claimed", "interrupted", "refused", "failed", "full", "alone"]
 
 
 class Outcome(NamedTuple):
@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     Attributes:
         state: ``finished`` includes runs that diverged, whose record says so; ``claimed`` is
             trained by another process; ``refused`` cannot succeed as it is; ``full`` found no room
-            on the disk.
+            on the disk; ``alone`` cannot be trained with the others of its group.
         message: why, for all but the first.
     """
 
@@ -37,25 +37,31 @@ def train(group: Sequence[Settings]) -> list[Outcome]:
     """Trains runs, or finds that they are finished.
 
     Args:
-        group: runs that are given to a worker together, one after the other.
+        group: one run, or several that are trained as one model.
     """
-    outcomes = []
-    for settings in group:
-        outcomes.append(_outcome(settings))
-        if outcomes[-1].state == "interrupted":
-            break
-    return outcomes
+    from dgbench.stacked.training import run_stacked
+    from dgbench.training import build_data, folder_of, run
+    from leaderboard import records
+
+    if len(group) == 1:
+        return [_outcome(lambda: run(group[0]))]
+    outcome = _outcome(lambda: run_stacked(group))
+    if outcome.state in ("failed", "refused"):
+        # By one of them perhaps, or by what no model of several can do.
+        outcome = Outcome("alone", outcome.message)
+    folders = [folder_of(settings, build_data(settings)) for settings in group]
+    finished = Outcome("finished")
+    return [finished if (f / records.DONE_FILE).exists() else outcome for f in folders]
 
 
-def _outcome(settings: Settings) -> Outcome:
+def _outcome(training: Callable[[], object]) -> Outcome:
     from datamodules.errors import DataError
     from dgbench.claims import ClaimedError
     from dgbench.errors import Interrupted, UsageError
-    from dgbench.training import run
     from leaderboard.errors import RecordError
 
     try:
-        run(settings)
+        training()
     except ClaimedError as error:
         return Outcome("claimed", str(error))
     except Interrupted as error:
@@ -99,7 +105,7 @@ def serve(
             connection.send(outcomes)
         except OSError:
             return
-        if outcomes[-1].state == "interrupted":
+        if any(outcome.state == "interrupted" for outcome in outcomes):
             return
 
 
