@@ -112,6 +112,7 @@ def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Co
     try:
         while True:
             found = plan(sweep, options.out)
+            _refuse_several_devices(found)
             manifest.write(options.out, name, sweep, found)
             states = states_of(map(manifest.entry, found.runs))
             given_up = {failure.run.folder for failure in failures}
@@ -152,6 +153,29 @@ def _executor(options: argparse.Namespace, name: str) -> Executor:
     gpus = [str(number) for number in range(torch.cuda.device_count())]
     places = slots(options.jobs, gpus, options.jobs_per_gpu)
     return LocalExecutor(places, logs)
+
+
+def _refuse_several_devices(found: Plan) -> None:
+    """A worker has one device; for a second one Lightning would start the whole sweep again."""
+    for run in found.runs:
+        for option in ("devices", "num_nodes"):
+            given = run.settings.trainer.get(option, 1)
+            if _count(given) > 1:
+                raise UsageError(
+                    f"--trainer.{option} {given}: a sweep trains each run on one device, and "
+                    "several at a time (--jobs, --jobs-per-gpu). Leave it out, or let --executor "
+                    "commands print a command for each run and start those yourself."
+                )
+
+
+def _count(devices: int | str | list[int]) -> int:
+    """How many there are at least, as Lightning reads it; those that a worker can see are one."""
+    if isinstance(devices, int):
+        return devices
+    if isinstance(devices, str):
+        listed = [part for part in devices.split(",") if part]
+        return int(devices) if devices.isdigit() else len(listed)
+    return len(devices)
 
 
 def _show_plan(found: Plan, todo: Sequence[PlannedRun], console: Console) -> None:

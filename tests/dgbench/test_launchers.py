@@ -1,0 +1,127 @@
+"""A sweep's launcher is killed, or is not alone: each run is trained once, to the same bits."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dgbench.sweep.plan import PlannedRun, plan
+from dgbench.sweep.state import state_of
+from dgbench.sweep.worker import Outcome, train
+from tests.dgbench.test_executors import same_records, started, training, until
+from tests.dgbench.test_sweep import Here, sweep
+from tests.dgbench.tiny import TINY, command
+
+TRIALS = 4
+LONG = (*TINY, "--steps", "600", "--check-every", "20")
+COUNTED = """
+import os
+from dgbench.algorithms.erm import ERM
+
+
+class Counted(ERM):
+    def on_fit_start(self):
+        super().on_fit_start()
+        with open(os.environ["COUNTED"], "a") as file:
+            print(os.getpid(), file=file)
+"""
+
+
+@pytest.fixture
+def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a line for each time that ``counted.Counted`` begins to train."""
+    (tmp_path / "counted.py").write_text(COUNTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("COUNTED", str(tmp_path / "starts"))
+    (tmp_path / "starts").touch()
+    return tmp_path / "starts"
+
+
+def planned(out: Path) -> list[PlannedRun]:
+    return plan(sweep(algos="counted.Counted", trials=TRIALS, flags=LONG), str(out)).runs
+
+
+def launcher(out: Path, jobs: int) -> subprocess.Popen[str]:
+    flags = ("--datasets", "colored_mnist", "--algos", "counted.Counted", "--test-envs", "2")
+    return started(
+        "sweep", *flags, "--trials", str(TRIALS), "--out", str(out), "--jobs", str(jobs), *LONG
+    )
+
+
+def undisturbed(out: Path) -> list[PlannedRun]:
+    runs = planned(out)
+    train([run.settings for run in runs])
+    return runs
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    shown, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, shown
+    return shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["the launcher", "everything"])
+def test_killed_a_sweep_does_what_is_missing_and_ends_in_the_same_bits(killed, starts, tmp_path):
+    runs = planned(tmp_path / "runs")
+    first = launcher(tmp_path / "runs", 2)
+    # Two are finished, two under way.
+    until(
+        lambda: training(runs) == 2 and sum(state_of(r.folder) == "finished" for r in runs) == 2,
+        first,
+    )
+    if killed == "everything":
+        os.killpg(first.pid, signal.SIGKILL)
+    else:
+        first.kill()
+    first.communicate(timeout=60)  # its workers share its output: they have ended, too
+    states = sorted(state_of(run.folder) for run in runs)
+    assert states == ["finished", "finished", "interrupted", "interrupted"]
+    assert len(starts.read_text().splitlines()) == 4
+
+    shown = ended(launcher(tmp_path / "runs", 2))
+    assert "Runs: 4, of which finished: 2" in shown
+    assert len(starts.read_text().splitlines()) == 6
+    again = ended(launcher(tmp_path / "runs", 2))
+    assert "Runs: 4, of which finished: 4" in again
+    assert len(starts.read_text().splitlines()) == 6
+    assert same_records(runs, undisturbed(tmp_path / "whole"))
+    assert not list((tmp_path / "runs").rglob(".*claim*")), "a claim was left behind"
+
+
+@pytest.mark.slow
+def test_two_launchers_on_one_folder_train_each_run_once(starts, tmp_path):
+    runs = planned(tmp_path / "runs")
+    both = [launcher(tmp_path / "runs", 1), launcher(tmp_path / "runs", 1)]
+    shown = [ended(process) for process in both]
+    trained_by = starts.read_text().split()
+    assert len(trained_by) == TRIALS
+    assert len(set(trained_by)) == 2, f"one of them had nothing to do: {shown}"
+    assert same_records(runs, undisturbed(tmp_path / "whole"))
+
+
+def test_what_failed_is_listed_with_the_command_that_goes_on_with_it(tmp_path, monkeypatch):
+    def unlucky(run: PlannedRun) -> Outcome:
+        return Outcome("failed", "RuntimeError: no luck")
+
+    monkeypatch.setattr("dgbench.sweep.command._executor", lambda *_: Here(unlucky))
+    grid = ("--datasets", "colored_mnist", "--algos", "erm", "--test-envs", "2", "--trials", "1")
+    code, shown, _ = command("sweep", *grid, "--retries", 1, "--out", tmp_path, *TINY)
+    assert code == 1
+    assert shown.count("no luck") == 3, "once retried, once failed, once listed"
+    listed = shown.splitlines()
+    where = listed.index(
+        "Failed: erm on colored_mnist, -90% held out, trial 0: RuntimeError: no luck"
+    )
+    assert listed[where + 1].startswith("  python -m dgbench fit ")
+    (run,) = plan(sweep(), str(tmp_path)).runs
+    assert state_of(run.folder) == "failed"
+    code, _, errors = command(*shlex.split(listed[where + 1])[3:])
+    assert code == 0, errors
+    assert state_of(run.folder) == "finished"
