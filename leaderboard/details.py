@@ -116,8 +116,6 @@ def _cell(
 
 def _run(record: Record, settings: _Table, grids: _Table) -> dict[str, Any]:
     run, checks = record.run, record.checks
-    provenance, hardware = run["provenance"], run["hardware"]
-    commit = provenance["git"]["commit"] or "unknown"
     return {
         "id": record.run_id,
         "state": record.state,
@@ -126,23 +124,40 @@ def _run(record: Record, settings: _Table, grids: _Table) -> dict[str, Any]:
             "trial seed": record.trial.trial_seed,
             "data seed": record.trial.data_seed,
             "hyper-parameter draw": record.draw,
-            "commit": commit + " with uncommitted changes" * bool(provenance["git"]["dirty"]),
-            "created": provenance["created"],
-            "seconds": None if record.total_seconds is None else round(record.total_seconds, 1),
-            "machine": f"{hardware['cpu']}, {hardware['threads']} threads, "
-            f"{hardware['devices']} {hardware['accelerator']}",
-            "packages": ", ".join(f"{k} {v}" for k, v in provenance["packages"].items()),
-            "data": run["data_fingerprint"],
+            **(_origin(record) if record.origin == "dgbench" else {"made by": record.origin}),
             "record": record.place,
             "sha256": record.sha256,
         },
         "settings": settings.place(_flat(run["settings"])),
-        "command": fit_command(record, record.test, record.trial)
-        or f"dgbench reproduce {record.run_id}",
+        "command": _command(record),
         "steps": grids.place(checks.steps.tolist()),
         "held_out": {name: _accuracies(record, [f"{name}/main"]) for name in record.test},
         "holdout": _accuracies(record, [f"{name}/holdout" for name in record.train]),
     }
+
+
+def _origin(record: Record) -> dict[str, Any]:
+    """By what code, when and on what a run of dgbench was made."""
+    run = record.run
+    provenance, hardware = run["provenance"], run["hardware"]
+    commit = provenance["git"]["commit"] or "unknown"
+    return {
+        "commit": commit + " with uncommitted changes" * bool(provenance["git"]["dirty"]),
+        "created": provenance["created"],
+        "seconds": None if record.total_seconds is None else round(record.total_seconds, 1),
+        "machine": f"{hardware['cpu']}, {hardware['threads']} threads, "
+        f"{hardware['devices']} {hardware['accelerator']}",
+        "packages": ", ".join(f"{k} {v}" for k, v in provenance["packages"].items()),
+        "data": run["data_fingerprint"],
+    }
+
+
+def _command(record: Record) -> str | None:
+    """What runs it again; None for what dgbench did not make."""
+    if record.origin != "dgbench":
+        return None
+    command = fit_command(record, record.test, record.trial)
+    return command or f"dgbench reproduce {record.run_id}"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -81,6 +81,7 @@ def read_job(folder: Path) -> Record:
         rule="train_val",
         seconds=None,
         sha256=hashlib.sha256(content).hexdigest(),
+        run_text=canonical_json(run),
         done_text=None,
     )
 

@@ -68,6 +68,7 @@ class _Draft:
     cells: tuple[Cell, ...]
     values: tuple[Values, ...]  # accuracy by trial, for each column
     chosen: Sequence[Choice]
+    compared: frozenset[str]  # ids of the runs among which the numbers were chosen
 
 
 class _Lack(NamedTuple):
@@ -95,15 +96,18 @@ def make_board(
     """
     kept, duplicates = without_duplicates(records)
     _refuse_mixed_versions(kept)
-    sections = []
+    sections: list[Section] = []
+    compared: set[str] = set()
     pairs = _pairs(kept)
-    for each in RULES if rule is None else (rule,):
-        for key, group in _grouped(kept, lambda r: _section_key(r, each)).items():  # noqa: B023
-            section = _section(key, group, pairs, asked=rule is not None)
+    for shared, group in _grouped(kept, _shared_key).items():
+        for each in RULES if rule is None else (rule,):
+            key = replace(shared, rule=each)
+            drafts = _drafts(key, group, pairs)
+            section = _section(key, group, drafts, asked=rule is not None)
             if section is not None:
                 sections.append(section)
-    shown = {run_id for section in sections for run_id in _runs_in(section)}
-    unnumbered = [_unnumbered(record) for record in kept if record.run_id not in shown]
+                compared.update(*(draft.compared for draft in drafts))
+    unnumbered = [_unnumbered(record) for record in kept if record.run_id not in compared]
     everything = sorted([*left_out, *duplicates, *unnumbered])
     sha256 = hashlib.sha256("".join(sorted(r.sha256 for r in kept)).encode()).hexdigest()
     return Board(
@@ -134,17 +138,14 @@ def _unnumbered(record: Record) -> LeftOut:
         choose(record.rule, [record], {})
     except RecordError as error:
         return LeftOut(record.place, "unavailable", str(error))
-    return LeftOut(record.place, "unavailable", "no rule selects it: another run was chosen")
-
-
-def _runs_in(section: Section) -> set[str]:
-    return {n.run_id for row in section.rows for cell in row.cells for n in cell.numbers}
+    return LeftOut(record.place, "unavailable", "its trial has no number: Missing says why")
 
 
 # Which runs stand together
 
 
-def _section_key(record: Record, rule: SelectionRule) -> SectionKey:
+def _shared_key(record: Record) -> SectionKey:
+    """What a record shares with others of its tables; each rule has a table of its own."""
     return SectionKey(
         dataset=record.dataset,
         protocol=record.protocol,
@@ -154,7 +155,7 @@ def _section_key(record: Record, rule: SelectionRule) -> SectionKey:
         data=record.data,
         held_out=len(record.test),
         origin=record.origin,
-        rule=rule,
+        rule="last",
     )
 
 
@@ -240,13 +241,17 @@ def _pair_key(record: Record) -> tuple[Any, ...]:
     return record.dataset, record.fixed, record.trial, record.origin
 
 
+def _drafts(key: SectionKey, records: Sequence[Record], pairs: _Pairs) -> list[_Draft]:
+    rule = key.rule
+    columns = _columns(records)
+    return [_draft(group, columns, rule, pairs) for group in _row_groups(records, rule)]
+
+
 def _section(
-    key: SectionKey, records: Sequence[Record], pairs: _Pairs, *, asked: bool
+    key: SectionKey, records: Sequence[Record], drafts: Sequence[_Draft], *, asked: bool
 ) -> Section | None:
     """The table of a rule, or None where no run answers it and no protocol reports it."""
-    rule = key.rule
-    columns = tuple(sorted({c for record in records for c in _columns(record)}, key=_order))
-    drafts = [_draft(group, columns, rule, pairs) for group in _row_groups(records, rule)]
+    rule, columns = key.rule, _columns(records)
     reported = any(record.rule == rule for record in records)
     if not drafts or not (reported or asked or any(any(d.values) for d in drafts)):
         return None
@@ -281,12 +286,14 @@ def _beside_published(
     return replace(row, cells=cells, average=average)
 
 
-def _columns(record: Record) -> list[Column]:
-    names = {name: index for index, name in enumerate(record.environments)}
-    return [
-        Column(names[name], name, tuple(other for other in record.test if other != name))
-        for name in record.test
-    ]
+def _columns(records: Iterable[Record]) -> tuple[Column, ...]:
+    """The test environments that any of these runs has, ascending."""
+    columns = {
+        Column(environments.index(name), name, tuple(other for other in test if other != name))
+        for environments, test in {(record.environments, record.test) for record in records}
+        for name in test
+    }
+    return tuple(sorted(columns, key=_order))
 
 
 def _order(column: Column) -> tuple[int, str, tuple[str, ...]]:
@@ -316,7 +323,15 @@ def _draft(group: _Group, columns: Sequence[Column], rule: SelectionRule, pairs:
         for choice in choices.values()
         if isinstance(choice, Choice)
     ]
-    return _Draft(group, trials, tuple(cells), values, picked)
+    numbered = {number.run_id for cell in cells for number in cell.numbers}
+    compared = frozenset(
+        record.run_id
+        for test, choices in chosen.items()
+        for trial, choice in choices.items()
+        if isinstance(choice, Choice) and choice.record.run_id in numbered
+        for record in by_test[test][trial]
+    )
+    return _Draft(group, trials, tuple(cells), values, picked, compared)
 
 
 def _choice(
@@ -331,7 +346,9 @@ def _choice(
     if missing:
         return _Lack(f"draws {missing} not run", tests if missing == [0] else ())
     try:
-        beside = {record.draw: pairs.get(_pair_key(record), {}) for record in records}
+        beside = {}
+        if rule == "leave_one_out":
+            beside = {record.draw: pairs.get(_pair_key(record), {}) for record in records}
         return choose(rule, sorted(records, key=lambda record: record.draw), beside)
     except UnavailableError as error:
         return _Lack(str(error), error.needed)

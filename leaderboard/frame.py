@@ -93,6 +93,12 @@ class Checks:
         found: npt.NDArray[np.float64] = self.metrics[:, [self.splits[s] for s in splits], 0]
         return found
 
+    def measured(self, splits: Sequence[str]) -> bool:
+        """Whether every check measured all of these splits."""
+        if any(split not in self.splits for split in splits):
+            return False
+        return bool(self.counts[:, [self.splits[s] for s in splits]].all())
+
     def at(self, position: int, split: str) -> SplitMetrics | None:
         """What the check at a position measured on a split; None if it did not."""
         column = self.splits.get(split)
@@ -259,6 +265,7 @@ def from_run(run: Run) -> Record:
         rule=settings["selection"],
         seconds=None if run.done is None else run.done["seconds"],
         sha256=hashlib.sha256(files.encode()).hexdigest(),
+        run_text=canonical_json(run.run),
         done_text=None if run.done is None else canonical_json(run.done),
     )
 
@@ -273,6 +280,7 @@ def record(
     rule: SelectionRule,
     seconds: float | None,
     sha256: str,
+    run_text: str,
     done_text: str | None,
 ) -> Record:
     """Read what tables need out of the settings of a run."""
@@ -310,7 +318,7 @@ def record(
         checks=checks,
         total_seconds=seconds,
         sha256=sha256,
-        run_text=canonical_json(run),
+        run_text=run_text,
         done_text=done_text,
     )
 

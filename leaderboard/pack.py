@@ -71,10 +71,11 @@ def read_pack(path: str | Path) -> Iterator[Record]:
     """
     path = Path(path)
     _refuse_suffix(path)
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    parquet = path.suffix == ".parquet"
+    rows = _parquet_rows(path) if parquet else _json_rows(path)
     for number, row in enumerate(rows, start=1):
         try:
-            yield _record(row)
+            yield _record(row if parquet else _from_json(row))
         except (RecordError, KeyError, TypeError, ValueError) as error:
             raise RecordError(f"{path.name}, record {number}: {error}") from error
 
@@ -129,30 +130,27 @@ def _record(row: Mapping[str, Any]) -> Record:
         rule=row["rule"],
         seconds=row["total_seconds"],
         sha256=row["sha256"],
+        run_text=row["run"],
         done_text=row["done"],
     )
 
 
 def _checks(row: Mapping[str, Any]) -> Checks:
-    steps = np.asarray(row["steps"], dtype=np.int64)
-    splits, train_names = positions(tuple(row["splits"])), tuple(row["train_names"])
-    shape = (len(steps), len(splits))
-    metrics = np.stack([_floats(row[name]).reshape(shape) for name in METRICS], axis=2)
-    if (np.diff(steps) <= 0).any() or (metrics < 0).any() or (metrics[:, :, 0] > 1).any():
+    steps, metrics = row["steps"], row["metrics"]
+    splits, train_names = positions(row["splits"]), row["train_names"]
+    # Where nothing is known the extremes are NaN, and no comparison holds.
+    lowest, highest = np.fmin.reduce(metrics, None), np.fmax.reduce(metrics[:, 0], None)
+    if (steps[1:] <= steps[:-1]).any() or lowest < 0 or highest > 1:
         raise RecordError("its steps do not ascend, or a metric is out of its range")
     return Checks(
         steps=steps,
-        seconds=_floats(row["seconds"]),
+        seconds=row["seconds"],
         splits=splits,
-        metrics=metrics,
-        counts=np.asarray(row["counts"], dtype=np.int64).reshape(shape),
+        metrics=metrics.reshape(len(steps), len(splits), len(METRICS)),
+        counts=row["counts"].reshape(len(steps), len(splits)),
         train_names=train_names,
-        train=_floats(row["train"]).reshape(len(steps), len(train_names)),
+        train=row["train"].reshape(len(steps), len(train_names)),
     )
-
-
-def _floats(values: Sequence[float | None] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(values, dtype=np.float64)
 
 
 def _refuse_schema(given: object, path: Path) -> None:
@@ -181,6 +179,14 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 _refuse_schema(given, path)
 
 
+def _from_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line's content with arrays in place of lists, as a row of a Parquet file has them."""
+    arrays = {name: np.array(row[name], dtype=np.float64) for name in _FLOATS}
+    arrays |= {name: np.array(row[name], dtype=np.int64) for name in _INTEGERS}
+    names = {name: tuple(row[name]) for name in _NAMES}
+    return {**row, **arrays, **names, "metrics": np.stack([arrays[m] for m in METRICS], axis=-1)}
+
+
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     parquet = _pyarrow_parquet()
     from pyarrow import ArrowException
@@ -191,20 +197,44 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise RecordError(f"{path.name} is not Parquet ({error})") from error
     metadata = file.schema_arrow.metadata or {}
     _refuse_schema(metadata.get(b"schema", b"").decode(), path)
-    for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME):
-        columns = {name: _values(batch.column(name), name) for name in batch.schema.names}
-        for position in range(batch.num_rows):
-            yield {name: column[position] for name, column in columns.items()}
+    for group in range(file.num_row_groups):
+        # One group and one thread at a time: peak memory is that of the records.
+        for batch in file.read_row_group(group, use_threads=False).to_batches():
+            yield from _batch_rows(batch)
+def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a batch; the numbers of a row are views of its columns."""
+    columns: dict[str, Iterable[Any]] = {
+        name: batch.column(name).to_pylist() for name in (*_TEXTS, "total_seconds")
+    }
+    columns |= {name: _names(batch.column(name)) for name in _NAMES}
+    for name in (*_INTEGERS, "seconds", "train"):
+        column = batch.column(name)
+        columns[name] = _cut(column.values.to_numpy(), column)
+    metrics = [batch.column(name) for name in METRICS]
+    if any(not each.offsets.equals(metrics[0].offsets) for each in metrics):
+        raise RecordError("its metrics are of different numbers of splits")
+    together = np.stack([each.values.to_numpy() for each in metrics], axis=-1)
+    columns["metrics"] = _cut(together, metrics[0])
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
 
 
-def _values(column: Any, name: str) -> Sequence[Any]:
-    """A column as Python values; of numbers, each row's as an array."""
-    if name not in (*_FLOATS, *_INTEGERS):
-        values: list[Any] = column.to_pylist()
-        return values
-    ends = column.offsets.to_numpy()
-    flat = column.values.to_numpy()
-    return [flat[start:end] for start, end in pairwise(ends)]
+def _cut(values: npt.NDArray[Any], column: Any) -> list[npt.NDArray[Any]]:
+    """The part of each row in the values of a column of lists."""
+    return [values[start:end] for start, end in pairwise(column.offsets.to_numpy().tolist())]
+
+
+def _names(column: Any) -> list[tuple[str, ...]]:
+    """The names in each row, one object for all rows that have the same."""
+    coded = column.values.dictionary_encode()
+    names, known = coded.dictionary.to_pylist(), dict[bytes, tuple[str, ...]]()
+    found = []
+    for codes in _cut(coded.indices.to_numpy(), column):
+        key = codes.tobytes()
+        if key not in known:
+            known[key] = tuple(names[code] for code in codes)
+        found.append(known[key])
+    return found
 
 
 def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

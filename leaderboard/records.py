@@ -216,6 +216,8 @@ class StatusJson(TypedDict):
 
 # Names and places
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
 
 def canonical_json(obj: object) -> str:
     """Write `obj` as the one JSON text that stands for it: sorted keys, no spaces, ASCII.
@@ -226,7 +228,7 @@ def canonical_json(obj: object) -> str:
         RecordError: `obj` holds NaN, an infinity, or something that JSON cannot hold.
     """
     try:
-        return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _encode(obj)
     except (TypeError, ValueError) as error:
         raise RecordError(
             f"cannot be written as JSON: {error}; allowed are dict, list, str, int, finite float, "

@@ -163,12 +163,12 @@ def training_view(checks: Checks, train_names: Sequence[str]) -> View:
         UnavailableError: a check has not measured one of them.
     """
     splits = [f"{name}/holdout" for name in train_names]
-    for split in splits:
-        if split not in checks.splits or not checks.counts[:, checks.splits[split]].all():
-            raise UnavailableError(
-                "train_val needs the holdout accuracy of every training environment, but a check "
-                f"has no '{split}': choose the rule 'last', or a protocol with a holdout"
-            )
+    if not checks.measured(splits):
+        split = next(split for split in splits if not checks.measured([split]))
+        raise UnavailableError(
+            "train_val needs the holdout accuracy of every training environment, but a check "
+            f"has no '{split}': choose the rule 'last', or a protocol with a holdout"
+        )
     return View(checks.steps, checks.accuracies(splits))
 
 
@@ -228,7 +228,7 @@ def _best_or_nothing(view: View) -> tuple[float, int]:
     """The highest mean and the first position that has it; minus infinity if none is finite."""
     if not len(view.steps):
         return -np.inf, 0
-    means = view.accuracies.mean(axis=1)
-    means[np.isnan(means)] = -np.inf
+    # The mean to the last bit, and minus infinity for what is not finite.
+    means = np.fmax(np.add.reduce(view.accuracies, axis=1) / view.accuracies.shape[1], -np.inf)
     position = int(means.argmax())
     return float(means[position]), position

@@ -16,7 +16,7 @@ import numpy as np
 from leaderboard.board import Board
 from leaderboard.filling import make_board
 from leaderboard.frame import Record, columns, record
-from leaderboard.records import CheckLine, SelectionRule
+from leaderboard.records import CheckLine, SelectionRule, canonical_json
 from tests.leaderboard.make_golden import make_run_json, make_settings
 
 DATA_SETS: Mapping[str, Sequence[str]] = {
@@ -118,6 +118,7 @@ def _record(settings: Any, names: Sequence[str], curves: Mapping[str, Any]) -> R
         rule=settings["selection"],
         seconds=STEPS * curves["second"] + 1,
         sha256=hashlib.sha256(run["run_id"].encode()).hexdigest(),
+        run_text=canonical_json(run),
         done_text="{}",
     )
 
