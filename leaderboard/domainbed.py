@@ -7,14 +7,16 @@ split is our main, its *out* our holdout.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.frame import METRICS, UNKNOWN_COUNT, Checks, Record, positions, record
@@ -63,7 +65,7 @@ def read_job(folder: Path) -> Record:
         RecordError: its results are no DomainBed results.
     """
     content = (folder / RESULTS_FILE).read_bytes()
-    lines = [_parse(line) for line in content.split(b"\n")[:-1]]
+    lines = _parse(content.split(b"\n")[:-1])
     if not lines:
         raise RecordError(f"{RESULTS_FILE} has no whole line")
     try:
@@ -86,14 +88,19 @@ def read_job(folder: Path) -> Record:
     )
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     try:
-        content = json.loads(line)
+        try:
+            found = orjson.loads(b"[%b]" % b",".join(lines))
+        except orjson.JSONDecodeError:
+            # Python's own reader takes NaN, as its writer leaves it, and says which line is wrong.
+            found = [json.loads(line) for line in lines]
     except ValueError as error:
         raise RecordError(f"{RESULTS_FILE} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise RecordError(f"{RESULTS_FILE} holds a {type(content).__name__} for a check")
-    return content
+    for content in found:
+        if not isinstance(content, dict):
+            raise RecordError(f"{RESULTS_FILE} holds a {type(content).__name__} for a check")
+    return found
 
 
 def _environment_names(dataset: str, count: int) -> tuple[str, ...]:
@@ -104,8 +111,7 @@ def _environment_names(dataset: str, count: int) -> tuple[str, ...]:
 def _run(line: Mapping[str, Any]) -> RunJson:
     """What a line tells of its run, in the form of `run.json`."""
     args, hparams = line["args"], line["hparams"]
-    count = 1 + max(int(m[1]) for key in line if (m := _ACCURACY.fullmatch(key)))
-    names = _environment_names(args["dataset"], count)
+    names = _layout(args["dataset"], tuple(line)).environments
     test = sorted(args["test_envs"])
     settings = {
         "algo": {"name": args["algorithm"], **{k: v for k, v in hparams.items() if k != "name"}},
@@ -154,37 +160,46 @@ def _backbone(dataset: str, hparams: Mapping[str, Any]) -> str:
     return "resnet18" if hparams.get("resnet18") else "resnet50"
 
 
+class _Layout(NamedTuple):
+    """What the keys of a line mean, the same for all lines of thousands of runs."""
+
+    environments: tuple[str, ...]
+    accuracies: tuple[str, ...]
+    splits: tuple[str, ...]  # of the accuracies, as our records name them
+    others: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=1_000)
+def _layout(dataset: str, keys: tuple[str, ...]) -> _Layout:
+    found = {key: match for key in keys if (match := _ACCURACY.fullmatch(key))}
+    names = _environment_names(dataset, 1 + max(int(match[1]) for match in found.values()))
+    splits = {"in": "main", "out": "holdout"}
+    return _Layout(
+        environments=names,
+        accuracies=tuple(found),
+        splits=tuple(f"{names[int(m[1])]}/{splits[m[2]]}" for m in found.values()),
+        others=tuple(k for k in keys if k not in _NOT_TRAINING and not k.endswith("_acc")),
+    )
+
+
 def _checks(lines: Sequence[Mapping[str, Any]]) -> Checks:
     lines = sorted(lines, key=lambda line: line["step"])
-    accuracies = [key for key in lines[0] if _ACCURACY.fullmatch(key)]
+    layout = _layout(lines[0]["args"]["dataset"], tuple(lines[0]))
     training = [
         key
-        for key, value in lines[0].items()
-        if key not in _NOT_TRAINING
-        and not key.endswith("_acc")
-        and isinstance(value, int | float)
-        and all(isinstance(line.get(key), int | float) for line in lines)
+        for key in layout.others
+        if all(isinstance(line.get(key), int | float) for line in lines)
     ]
-    names = _environment_names(lines[0]["args"]["dataset"], 1 + max(map(_index, accuracies)))
-    metrics = np.full((len(lines), len(accuracies), len(METRICS)), np.nan)
-    metrics[:, :, 0] = [[line[key] for key in accuracies] for line in lines]
+    metrics = np.full((len(lines), len(layout.accuracies), len(METRICS)), np.nan)
+    metrics[:, :, 0] = [[line[key] for key in layout.accuracies] for line in lines]
     if (metrics[:, :, 0] < 0).any() or (metrics[:, :, 0] > 1).any():
         raise ValueError("an accuracy is not between 0 and 1")
-    splits = [
-        f"{names[_index(k)]}/{'main' if k.endswith('_in_acc') else 'holdout'}" for k in accuracies
-    ]
     return Checks(
         steps=np.array([line["step"] for line in lines], dtype=np.int64),
         seconds=np.full(len(lines), np.nan),
-        splits=positions(tuple(splits)),
+        splits=positions(layout.splits),
         metrics=metrics,
         counts=np.full(metrics.shape[:2], UNKNOWN_COUNT, dtype=np.int64),
         train_names=tuple(training),
         train=np.array([[line[key] for key in training] for line in lines], dtype=np.float64),
     )
-
-
-def _index(key: str) -> int:
-    match = _ACCURACY.fullmatch(key)
-    assert match is not None
-    return int(match[1])

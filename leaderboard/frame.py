@@ -292,22 +292,12 @@ def record(
     counts = [p["message"] for p in run.get("data_problems", []) if p["kind"] == "count"]
     if counts:
         fixed["data_counts"] = " ".join(counts)
-    data = {k: v for k, v in settings["data"].items() if k != "name" and k not in _BATCHES}
-    network = settings["network"]
     return Record(
         place=place,
         origin=origin,
         run_id=run["run_id"],
         benchmark_version=_shared(run["benchmark_version"]),
-        dataset=_shared(settings["data"]["name"]),
-        data=_shared(canonical_json(data)),
-        source=_shared(str(data.get("source", ""))),
-        protocol=_shared(settings["protocol"]),
-        backbone=_shared(_backbone(network)),
-        task=_shared(str(settings["data"].get("task", "generalization"))),
-        algorithm=_shared(settings["algo"]["name"]),
-        fixed=_shared(canonical_json(fixed)),
-        searched=_shared(canonical_json(_without_draws(fixed))),
+        **_identity(canonical_json(fixed)),
         draw=settings["hparams_seed"],
         trial=Trial(settings["trial_seed"], settings["data_seed"]),
         environments=_shared(tuple(e["name"] for e in by_index)),
@@ -327,6 +317,25 @@ def record(
 def _shared(value: Any) -> Any:
     """One object for all equal ones: thousands of runs share their settings."""
     return value
+
+
+@functools.lru_cache(maxsize=100_000)
+def _identity(fixed: str) -> dict[str, str]:
+    """What the settings that runs share say of them: worked out once for all these runs."""
+    settings = json.loads(fixed)
+    data = {k: v for k, v in settings["data"].items() if k != "name" and k not in _BATCHES}
+    found = {
+        "dataset": settings["data"]["name"],
+        "data": canonical_json(data),
+        "source": str(data.get("source", "")),
+        "protocol": settings["protocol"],
+        "backbone": _backbone(settings["network"]),
+        "task": str(data.get("task", "generalization")),
+        "algorithm": settings["algo"]["name"],
+        "fixed": fixed,
+        "searched": canonical_json(_without_draws(settings)),
+    }
+    return {name: _shared(text) for name, text in found.items()}
 
 
 def _backbone(network: Mapping[str, Any]) -> str:

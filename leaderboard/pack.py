@@ -189,16 +189,20 @@ def _from_json(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     parquet = _pyarrow_parquet()
-    from pyarrow import ArrowException
+    import pyarrow
 
+    # The usual pool keeps what was freed, which is as much as the records themselves.
+    pool = pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     try:
         file = parquet.ParquetFile(path)
-    except ArrowException as error:
+    except pyarrow.ArrowException as error:
         raise RecordError(f"{path.name} is not Parquet ({error})") from error
+    finally:
+        pyarrow.set_memory_pool(pool)
     metadata = file.schema_arrow.metadata or {}
     _refuse_schema(metadata.get(b"schema", b"").decode(), path)
     for group in range(file.num_row_groups):
-        # One group and one thread at a time: peak memory is that of the records.
         for batch in file.read_row_group(group, use_threads=False).to_batches():
             yield from _batch_rows(batch)
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from leaderboard import domainbed
@@ -32,16 +32,16 @@ def load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
     """
     records: list[Record] = []
     left_out: list[LeftOut] = []
-    found: dict[Path, None] = {}
+    found: dict[Path, frozenset[str]] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise RecordError(f"{path} is not there: name packed files, or folders of runs")
         if path.is_file():
             records += read_pack(path)
         else:
-            found |= dict.fromkeys(Path(os.path.abspath(folder)) for folder in _walk(path))
+            found |= {Path(os.path.abspath(folder)): names for folder, names in _walk(path)}
     for folder in sorted(found):
-        _read_folder(folder, records, left_out)
+        _read_folder(folder, found[folder], records, left_out)
     if not records and not left_out:
         raise RecordError(
             f"no runs in {', '.join(map(str, paths))}: name run folders (they hold a run.json), "
@@ -50,29 +50,32 @@ def load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
     return records, left_out
 
 
-def _walk(root: Path) -> list[str]:
-    """The folders that hold something of a record; what is below one is its own affair."""
+def _walk(root: Path) -> Iterator[tuple[str, frozenset[str]]]:
+    """The folders that hold something of a record, and the names of their files.
+
+    What is below such a folder is its own affair.
+    """
     known = {RUN_FILE, CHECKS_FILE, DONE_FILE, domainbed.RESULTS_FILE, *PACKED}
-    folders = []
     for folder, children, files in os.walk(root):
         if not known.isdisjoint(files) or {"out.txt", "err.txt"} <= set(files):
-            folders.append(folder)
+            yield folder, frozenset(files)
             if RUN_FILE in files or domainbed.RESULTS_FILE in files:
                 children.clear()
-    return folders
 
 
-def _read_folder(folder: Path, records: list[Record], left_out: list[LeftOut]) -> None:
-    for name in PACKED:
-        if (folder / name).exists():
-            records.extend(read_pack(folder / name))
+def _read_folder(
+    folder: Path, names: frozenset[str], records: list[Record], left_out: list[LeftOut]
+) -> None:
+    packs = [name for name in PACKED if name in names]
+    for name in packs:
+        records.extend(read_pack(folder / name))
     reader: Callable[[Path], Record]
     depth = 3
-    if (folder / RUN_FILE).exists():
+    if RUN_FILE in names:
         reader = _read_run
-    elif (folder / domainbed.RESULTS_FILE).exists():
+    elif domainbed.RESULTS_FILE in names:
         reader, depth = domainbed.read_job, 2
-    elif any((folder / name).exists() for name in PACKED):
+    elif packs:
         return
     else:
         reason = f"neither {RUN_FILE} nor {domainbed.RESULTS_FILE}: it had hardly begun"
