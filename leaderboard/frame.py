@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.records import (
@@ -322,7 +323,7 @@ def _shared(value: Any) -> Any:
 @functools.lru_cache(maxsize=100_000)
 def _identity(fixed: str) -> dict[str, str]:
     """What the settings that runs share say of them: worked out once for all these runs."""
-    settings = json.loads(fixed)
+    settings = orjson.loads(fixed)
     data = {k: v for k, v in settings["data"].items() if k != "name" and k not in _BATCHES}
     found = {
         "dataset": settings["data"]["name"],

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.frame import METRICS, Checks, Record, positions, record, without_duplicates
@@ -116,7 +117,7 @@ def _json_row(each: Record) -> dict[str, Any]:
 
 
 def _record(row: Mapping[str, Any]) -> Record:
-    run = json.loads(row["run"])
+    run = orjson.loads(row["run"])
     if row["origin"] == "dgbench":
         validate_run(run)
         if row["done"] is not None:
@@ -205,6 +206,8 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     for group in range(file.num_row_groups):
         for batch in file.read_row_group(group, use_threads=False).to_batches():
             yield from _batch_rows(batch)
+
+
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:
     """The rows of a batch; the numbers of a row are views of its columns."""
     columns: dict[str, Iterable[Any]] = {

@@ -2,13 +2,13 @@
 
     python tests/benchmarks/leaderboard.py
 
-A synthetic sweep of PACS: 42 algorithms, 4 test environments, 20 draws of hyper-parameters, 3 trials,
-18 checks a run. The peer's side is a restatement of what its `collect_results` does: it imports
-torch and torchvision to know the names of algorithms, keeps every line of every `results.jsonl` as a
-dictionary, groups them, and selects by each of its three rules. Ours are the tables that
-`leaderboard build` writes (Markdown, LaTeX, CSV, JSON, of each rule, with intervals, ties and
-differences), once from a packed file and once from DomainBed's own directories; `page` adds the page
-with the settings and curves of all runs.
+A synthetic sweep of PACS: 42 algorithms, 4 test environments, 20 draws of hyper-parameters and 3
+trials, 18 checks a run. The peer's side is a restatement of what its `collect_results` does: it
+imports torch and torchvision to know the names of algorithms, keeps every line of every
+`results.jsonl` as a dictionary, and groups and selects them anew by each of its three rules. Ours
+are the tables that `leaderboard build` writes (Markdown, LaTeX, CSV and JSON, of each rule, with
+intervals, ties and differences), once from a packed file and once from DomainBed's own directories;
+`page` adds the page with the settings and curves of all runs.
 
 Sides take turns, each in a process of its own: CPU time (user and system) and peak memory are what
 the kernel says of that process, medians are over rounds. The tables are compared first.
@@ -110,14 +110,15 @@ def _write_job(
 def peer_cells(folder: Path) -> dict[tuple[str, str, int], list[float]]:
     """Accuracies of the trials by rule, algorithm and test environment."""
     lines = list(_lines(folder))
-    groups: dict[tuple[int, str, int], list[Line]] = {}
-    for line in lines:
-        for test in line["args"]["test_envs"]:
-            key = (line["args"]["trial_seed"], line["args"]["algorithm"], test)
-            groups.setdefault(key, []).append(line)
     cells: dict[tuple[str, str, int], list[float]] = {}
     for name, rule in PEER_RULES.items():
-        for (_, algorithm, test), members in sorted(groups.items()):
+        groups: dict[tuple[int, str, str, int], list[Line]] = {}
+        for line in lines:
+            args = line["args"]
+            for test in args["test_envs"]:
+                key = (args["trial_seed"], args["dataset"], args["algorithm"], test)
+                groups.setdefault(key, []).append(line)
+        for (_, _, algorithm, test), members in sorted(groups.items()):
             draws: dict[int, list[Line]] = {}
             for line in members:
                 draws.setdefault(line["args"]["hparams_seed"], []).append(line)
@@ -292,10 +293,8 @@ def main() -> None:
         seconds, memory = (statistics.median(values) for values in zip(*found, strict=True))
         line = f"{name:<12} {seconds:6.2f} CPU-s {memory:6.0f} MB"
         if name in DEMANDS:
-            ratios = [
-                statistics.median(t[kind] / o[kind] for t, o in zip(costs["theirs"], found, strict=True))
-                for kind in (0, 1)
-            ]
+            pairs = list(zip(costs["theirs"], found, strict=True))
+            ratios = [statistics.median(t[kind] / o[kind] for t, o in pairs) for kind in (0, 1)]
             line += f"   {ratios[0]:.1f} times less CPU, {ratios[1]:.1f} times less memory"
             line += " (demand: {:g} and {:g})".format(*DEMANDS[name])
         print(line)
