@@ -89,6 +89,7 @@ def read_job(folder: Path) -> Record:
 
 
 def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]]
     try:
         try:
             found = orjson.loads(b"[%b]" % b",".join(lines))
