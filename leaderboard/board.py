@@ -169,6 +169,10 @@ class Row:
         seconds: Wall time of a selected run; None if the source does not tell.
         rank: Place by average (or by the only column) among complete rows, 1 the best, equal ones
             sharing; None in a section that is not ranked, or for an incomplete row.
+        prior_knowledge: Variables of a sample that its runs were given, which other algorithms do
+            not have; ascending.
+        conclusions: What its selected runs concluded of sets of these variables, with the number of
+            runs that did, the most frequent first.
     """
 
     label: str
@@ -182,6 +186,8 @@ class Row:
     training: Summary | None
     seconds: Summary | None
     rank: float | None
+    prior_knowledge: tuple[str, ...]
+    conclusions: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, order=True)
@@ -195,6 +201,8 @@ class SectionKey:
         source: Where the data set's samples came from, "" if there is one only.
         task: `generalization`, or `adaptation` where unlabelled test samples were seen.
         data: The data set's options, canonical JSON.
+        search: Name and version of the space that hyper-parameters were drawn from; "" for fixed
+            settings, and where the source does not tell.
         held_out: How many environments are held out together.
         origin: `dgbench` or `DomainBed`.
         rule: The selection rule.
@@ -206,6 +214,7 @@ class SectionKey:
     source: str
     task: str
     data: str
+    search: str
     held_out: int
     origin: str
     rule: SelectionRule
@@ -261,6 +270,7 @@ class OverallKey:
     backbone: str
     source: str
     task: str
+    search: str
     held_out: int
     origin: str
     rule: SelectionRule

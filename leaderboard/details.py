@@ -77,6 +77,7 @@ def _records(board: Board, section: Section) -> list[Record]:
         if (record.dataset, record.protocol, record.backbone, record.source, record.task)
         == (key.dataset, key.protocol, key.backbone, key.source, key.task)
         and (record.data, len(record.test), record.origin) == (key.data, key.held_out, key.origin)
+        and (record.space == key.search or record.draw == 0)
     ]
 
 

@@ -81,6 +81,7 @@ def read_job(folder: Path) -> Record:
         origin="DomainBed",
         state="finished" if (folder / DONE_FILE).exists() else "interrupted",
         rule="train_val",
+        conclusion_text=None,
         seconds=None,
         sha256=hashlib.sha256(content).hexdigest(),
         run_text=canonical_json(run),

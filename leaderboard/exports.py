@@ -59,7 +59,10 @@ def write_parquet(board: Board, path: Path) -> None:
     parquet.write_table(pa.Table.from_pylist(list(flat_rows(board)), pa.schema(fields)), path)
 
 
-_KEY = ("dataset", "protocol", "backbone", "source", "task", "data", "held_out", "origin", "rule")
+_KEY = (
+    *("dataset", "protocol", "backbone", "source", "task", "data", "search", "held_out"),
+    *("origin", "rule"),
+)
 _SUMMARY = ("mean", "standard_error", "low", "high")
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(_KEY, "string"),
@@ -78,6 +81,7 @@ COLUMNS: Mapping[str, str] = {
     },
     **{f"minus_erm_{name}": "float64" for name in (*_SUMMARY, "p_value")},
     "rank": "float64",
+    "prior_knowledge": "string",
 }
 """The columns of the flat table with their Arrow types; numbers are fractions, 0..1."""
 
@@ -94,6 +98,7 @@ def flat_rows(board: Board) -> Iterator[dict[str, Any]]:
                 "draws": row.draws,
                 "trials": len(row.trials),
                 "rank": row.rank,
+                "prior_knowledge": ", ".join(row.prior_knowledge),
             }
             for over, environment, cell in _cells(section, row):
                 yield common | {"over": over, "environment": environment} | _numbers(cell)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ from leaderboard.commands import fit_command
 from leaderboard.errors import RecordError
 from leaderboard.frame import LeftOut, Record, Trial, without_duplicates
 from leaderboard.published import beside
-from leaderboard.records import SelectionRule, canonical_json
+from leaderboard.records import Conclusion, SelectionRule, canonical_json
 from leaderboard.selection import RULES, Choice, UnavailableError, choose
 from leaderboard.statistics import (
     Summary,
@@ -99,14 +100,12 @@ def make_board(
     sections: list[Section] = []
     compared: set[str] = set()
     pairs = _pairs(kept)
-    for shared, group in _grouped(kept, _shared_key).items():
-        for each in RULES if rule is None else (rule,):
-            key = replace(shared, rule=each)
-            drafts = _drafts(key, group, pairs)
-            section = _section(key, group, drafts, asked=rule is not None)
-            if section is not None:
-                sections.append(section)
-                compared.update(*(draft.compared for draft in drafts))
+    for key, group in _tables(kept, RULES if rule is None else (rule,)):
+        drafts = _drafts(key, group, pairs)
+        section = _section(key, group, drafts, asked=rule is not None)
+        if section is not None:
+            sections.append(section)
+            compared.update(*(draft.compared for draft in drafts))
     unnumbered = [_unnumbered(record) for record in kept if record.run_id not in compared]
     everything = sorted([*left_out, *duplicates, *unnumbered])
     sha256 = hashlib.sha256("".join(sorted(r.sha256 for r in kept)).encode()).hexdigest()
@@ -144,8 +143,27 @@ def _unnumbered(record: Record) -> LeftOut:
 # Which runs stand together
 
 
+def _tables(
+    records: Iterable[Record], rules: Sequence[SelectionRule]
+) -> Iterator[tuple[SectionKey, list[Record]]]:
+    """The runs of each table.
+
+    Each rule has a table of its own, and so has each search space: the draws from it, and draw 0,
+    which belongs to all spaces and beside that to the fixed settings.
+    """
+    for shared, group in _grouped(records, _shared_key).items():
+        for search in sorted({record.space for record in group}):
+            members = [r for r in group if r.space == search]
+            if search:
+                drawn = {(record.algorithm, record.searched) for record in members}
+                members += [r for r in group if r.draw == 0 and (r.algorithm, r.searched) in drawn]
+            for rule in rules:
+                if not (search and rule == "last"):
+                    yield replace(shared, search=search, rule=rule), members
+
+
 def _shared_key(record: Record) -> SectionKey:
-    """What a record shares with others of its tables; each rule has a table of its own."""
+    """What a record shares with others of its tables, whatever they search and select by."""
     return SectionKey(
         dataset=record.dataset,
         protocol=record.protocol,
@@ -153,6 +171,7 @@ def _shared_key(record: Record) -> SectionKey:
         source=record.source,
         task=record.task,
         data=record.data,
+        search="",
         held_out=len(record.test),
         origin=record.origin,
         rule="last",
@@ -171,6 +190,8 @@ def _row_groups(records: Sequence[Record], rule: SelectionRule) -> list[_Group]:
         return _labelled(_grouped(records, lambda r: (r.algorithm, r.fixed)), {})
     searched: dict[tuple[str, str], list[Record]] = {}
     fixed: dict[tuple[str, str], list[Record]] = {}
+    if any(record.search for record in records):
+        return _labelled({}, _searches(records))
     for key, group in _grouped(records, lambda r: (r.algorithm, r.searched)).items():
         draws = {record.draw for record in group}
         variants = {record.fixed for record in group if record.draw == 0}
@@ -183,6 +204,24 @@ def _row_groups(records: Sequence[Record], rule: SelectionRule) -> list[_Group]:
             defaults = [record for record in group if not record.draw]
             fixed |= _grouped(defaults, lambda r: (r.algorithm, r.fixed))
     return _labelled(fixed, searched)
+
+
+def _searches(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The rows of a search space: an algorithm's draws from the same ranges, and its draw 0."""
+    rows = {}
+    for (algorithm, settings), group in _grouped(
+        records, lambda r: (r.algorithm, r.searched)
+    ).items():
+        defaults = [record for record in group if not record.draw]
+        if len({record.fixed for record in defaults}) > 1:
+            defaults = []
+        drawn = _grouped((record for record in group if record.draw), lambda r: r.search)
+        for search, members in drawn.items():
+            text = settings
+            if len(drawn) > 1:
+                text = canonical_json({**json.loads(settings), "search": json.loads(search)})
+            rows[algorithm, text] = [*defaults, *members]
+    return rows
 
 
 def _labelled(
@@ -439,6 +478,23 @@ def _seconds(draft: _Draft) -> Summary | None:
     return summarize(seconds) if seconds and len(seconds) == len(draft.chosen) else None
 
 
+def _concluded(draft: _Draft) -> dict[str, Any]:
+    """What the selected runs were given and found, where their method tests sets of variables."""
+    found = [c for record, _ in draft.chosen if (c := record.conclusion) is not None]
+    counted = Counter(_conclusion(conclusion) for conclusion in found)
+    return {
+        "prior_knowledge": tuple(sorted({name for c in found for name in c["variables"]})),
+        "conclusions": tuple(sorted(counted.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def _conclusion(found: Conclusion) -> str:
+    accepted = [s["variables"] for s in found["sets"] if s["p_value"] > found["alpha"]]
+    names = ", ".join(f"{{{', '.join(variables)}}}" for variables in accepted) or "no set"
+    outcome = found["outcome"].replace("_", " ")
+    return f"{outcome}: {names} accepted, {len(found['sets']) - len(accepted)} rejected"
+
+
 def _measure(numbers: Sequence[Number]) -> Measure:
     def summary(values: Sequence[float | None]) -> Summary | None:
         known = [value for value in values if value is not None]
@@ -496,6 +552,7 @@ def _compared(
                 training=_training(draft),
                 seconds=_seconds(draft),
                 rank=ranks[i],
+                **_concluded(draft),
             )
         )
     return tuple(rows)
@@ -566,6 +623,7 @@ def _overall_key(key: SectionKey) -> OverallKey:
         backbone=key.backbone,
         source=key.source,
         task=key.task,
+        search=key.search,
         held_out=key.held_out,
         origin=key.origin,
         rule=key.rule,

@@ -19,6 +19,7 @@ import orjson
 from leaderboard.errors import RecordError
 from leaderboard.records import (
     CheckLine,
+    Conclusion,
     Run,
     RunJson,
     SelectionRule,
@@ -200,6 +201,8 @@ class Record:
         fixed: What runs must share to be averaged, canonical JSON: all settings but seeds of the
             trial and the test environments.
         searched: The same without what a draw of hyper-parameters decides.
+        search: What the hyper-parameters were drawn from, canonical JSON; "" for draw 0, which has
+            the defaults, and where the source does not tell.
         draw: The draw of hyper-parameters; 0 has the defaults.
         trial: The repetition.
         environments: Names of all environments, by index.
@@ -208,6 +211,8 @@ class Record:
         rule: The selection rule that its protocol reports.
         state: What became of it.
         checks: Its checks.
+        conclusion_text: What the last check concluded of sets of variables, JSON; None of a method
+            that concludes nothing.
         total_seconds: Wall time, None if it has not ended.
         sha256: Of its files.
         run_text: The content of `run.json`, JSON.
@@ -227,6 +232,7 @@ class Record:
     algorithm: str
     fixed: str
     searched: str
+    search: str
     draw: int
     trial: Trial
     environments: tuple[str, ...]
@@ -235,6 +241,7 @@ class Record:
     rule: SelectionRule
     state: State
     checks: Checks
+    conclusion_text: str | None
     total_seconds: float | None
     sha256: str
     run_text: str
@@ -246,6 +253,24 @@ class Record:
         content: RunJson = json.loads(self.run_text)
         return content
 
+    @property
+    def space(self) -> str:
+        """Name and version of the search space of its draw; "" without one."""
+        return space(self.search)
+
+    @property
+    def conclusion(self) -> Conclusion | None:
+        """What the last check concluded of sets of variables."""
+        content: Conclusion | None = json.loads(self.conclusion_text or "null")
+        return content
+
+
+@functools.lru_cache(maxsize=1_000)
+def space(search: str) -> str:
+    """Name and version of what `Record.search` describes; "" for ""."""
+    found = json.loads(search or "null")
+    return f"{found['space']} {found['version']}" if found else ""
+
 
 def from_run(run: Run) -> Record:
     """Read a run folder's content as a record.
@@ -256,7 +281,9 @@ def from_run(run: Run) -> Record:
     settings = run.run["settings"]
     place = "/".join(run.folder.parts[-3:])
     checks = columns(run.checks)
-    files = canonical_json([run.run, checks.lines(), run.done])
+    found = run.checks[-1].get("conclusion") if run.checks else None
+    conclusion = None if found is None else canonical_json(found)
+    files = canonical_json([run.run, checks.lines(), run.done, *[conclusion] * (found is not None)])
     return record(
         run.run,
         checks,
@@ -264,6 +291,7 @@ def from_run(run: Run) -> Record:
         origin="dgbench",
         state=run.state,
         rule=settings["selection"],
+        conclusion_text=conclusion,
         seconds=None if run.done is None else run.done["seconds"],
         sha256=hashlib.sha256(files.encode()).hexdigest(),
         run_text=canonical_json(run.run),
@@ -279,6 +307,7 @@ def record(
     origin: Origin,
     state: State,
     rule: SelectionRule,
+    conclusion_text: str | None,
     seconds: float | None,
     sha256: str,
     run_text: str,
@@ -299,6 +328,7 @@ def record(
         run_id=run["run_id"],
         benchmark_version=_shared(run["benchmark_version"]),
         **_identity(canonical_json(fixed)),
+        search=_shared(canonical_json(run["search"])) if "search" in run else "",
         draw=settings["hparams_seed"],
         trial=Trial(settings["trial_seed"], settings["data_seed"]),
         environments=_shared(tuple(e["name"] for e in by_index)),
@@ -307,6 +337,7 @@ def record(
         rule=rule,
         state=state,
         checks=checks,
+        conclusion_text=conclusion_text,
         total_seconds=seconds,
         sha256=sha256,
         run_text=run_text,
@@ -400,4 +431,8 @@ def without_duplicates(records: Iterable[Record]) -> tuple[list[Record], list[Le
 
 
 def _numbers(each: Record) -> list[Any]:
-    return [each.state, *([line["step"], line["splits"]] for line in each.checks.lines())]
+    return [
+        each.state,
+        each.conclusion_text,
+        *([line["step"], line["splits"]] for line in each.checks.lines()),
+    ]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from leaderboard import tables
-from leaderboard.board import Board, Section
+from leaderboard.board import Board, Section, SectionKey
 from leaderboard.records import folder_name
 from leaderboard.tables import Entry
 
@@ -38,6 +38,7 @@ _SPECIAL = {
     **{letter: f"{{{letter}}}" for letter in "'`-[]*,?!"},
     "±": r"$\pm$",
     "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
     tables.MINUS: "$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "\N{DIVISION SIGN}": r"$\div$",
@@ -84,10 +85,9 @@ def _letter(letter: str) -> str:
 
 
 def _names(sections: Sequence[Section]) -> list[str]:
-    """A file name for each table: data set, protocol and rule, with a hash where those repeat."""
+    """A file name for each table, with a hash where what it names repeats."""
     short = [
-        folder_name(f"{section.key.dataset}-{section.key.protocol}-{section.key.rule}".lower())
-        for section in sections
+        folder_name("-".join(filter(None, _parts(section.key))).lower()) for section in sections
     ]
     count = Counter(short)
     return [
@@ -98,6 +98,10 @@ def _names(sections: Sequence[Section]) -> list[str]:
     ]
 
 
+def _parts(key: SectionKey) -> tuple[str, ...]:
+    return key.dataset, key.protocol, key.search, key.rule
+
+
 def _table(board: Board, section: Section, name: str) -> str:
     headings = tables.headings(section)
     shown = [place for place, heading in enumerate(headings) if heading.group != "beside"]
@@ -106,7 +110,9 @@ def _table(board: Board, section: Section, name: str) -> str:
     rows = []
     for row in section.rows:
         entries = tables.entries(section, row)
-        rows.append(_row([escape(row.label), *(_entry(entries[place]) for place in shown)]))
+        rows.append(
+            _row([escape(tables.row_title(row)), *(_entry(entries[place]) for place in shown)])
+        )
     legend = [f"{tables.title(section)}.", *tables.notes(section), *tables.legend([section])]
     return _lines(
         [

@@ -45,7 +45,7 @@ def _section(section: Section) -> list[str]:
     lines = []
     for row in section.rows:
         entries = tables.entries(section, row)
-        lines.append([escape(row.label), *(_entry(entries[place]) for place in shown)])
+        lines.append([escape(tables.row_title(row)), *(_entry(entries[place]) for place in shown)])
     titles = ["Algorithm", *(escape(headings[place].title) for place in shown)]
     parts = [f"## {escape(tables.title(section))}", *map(escape, tables.notes(section))]
     return [*parts, _table(titles, lines), *_published(section)]

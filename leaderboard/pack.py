@@ -20,12 +20,18 @@ import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.frame import METRICS, Checks, Record, positions, record, without_duplicates
-from leaderboard.records import canonical_json, validate_done, validate_run, write_text_atomic
+from leaderboard.records import (
+    canonical_json,
+    validate_check,
+    validate_done,
+    validate_run,
+    write_text_atomic,
+)
 
 PACK_SCHEMA = "dgbench.pack/1"
 SUFFIXES = (".parquet", ".jsonl")
 
-_TEXTS = ("place", "origin", "state", "rule", "sha256", "run", "done")
+_TEXTS = ("place", "origin", "state", "rule", "sha256", "run", "conclusion", "done")
 _FLOATS = ("seconds", *METRICS, "train")
 _INTEGERS = ("steps", "counts")
 _NAMES = ("splits", "train_names")
@@ -95,6 +101,7 @@ def _row(each: Record) -> dict[str, Any]:
         "rule": each.rule,
         "sha256": each.sha256,
         "run": each.run_text,
+        "conclusion": each.conclusion_text,
         "done": each.done_text,
         "total_seconds": each.total_seconds,
         "steps": checks.steps,
@@ -129,11 +136,19 @@ def _record(row: Mapping[str, Any]) -> Record:
         origin=row["origin"],
         state=row["state"],
         rule=row["rule"],
+        conclusion_text=_conclusion(row.get("conclusion")),
         seconds=row["total_seconds"],
         sha256=row["sha256"],
         run_text=row["run"],
         done_text=row["done"],
     )
+
+
+def _conclusion(text: str | None) -> str | None:
+    if text is not None:
+        line = {"step": 0, "seconds": 0, "train": {}, "splits": {}}
+        validate_check({**line, "conclusion": json.loads(text)})
+    return text
 
 
 def _checks(row: Mapping[str, Any]) -> Checks:
@@ -211,7 +226,9 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:
     """The rows of a batch; the numbers of a row are views of its columns."""
     columns: dict[str, Iterable[Any]] = {
-        name: batch.column(name).to_pylist() for name in (*_TEXTS, "total_seconds")
+        name: batch.column(name).to_pylist()
+        for name in (*_TEXTS, "total_seconds")
+        if name in batch.schema.names  # earlier packs have no conclusions
     }
     columns |= {name: _names(batch.column(name)) for name in _NAMES}
     for name in (*_INTEGERS, "seconds", "train"):

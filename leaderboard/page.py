@@ -123,7 +123,8 @@ def _row(
         marks = [*["tied"] * entry.bold, *["partial"] * entry.partial]
         cells.append(_Cell(entry, " ".join([classes[place], *marks]).strip(), opens, of))
     draws = [f"best of {row.draws} draws"] * (row.draws > 1 and "draws" not in row.label)
-    return {"label": row.label, "style": look[row.label], "marks": draws, "cells": cells}
+    marks = draws + [f"{tables.PRIOR_KNOWLEDGE} prior knowledge"] * bool(row.prior_knowledge)
+    return {"label": row.label, "style": look[row.label], "marks": marks, "cells": cells}
 
 
 def _overall(overall: Overall, look: Mapping[str, Style]) -> dict[str, Any]:

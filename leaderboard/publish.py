@@ -51,6 +51,9 @@ def _columns(section: Section) -> list[str | int]:
 
 def _rows(section: Section) -> list[Iterable[Any]]:
     return [
-        [row.label, *(f"{e.text} {e.beside}".strip() for e in tables.entries(section, row))]
+        [
+            tables.row_title(row),
+            *(f"{e.text} {e.beside}".strip() for e in tables.entries(section, row)),
+        ]
         for row in section.rows
     ]

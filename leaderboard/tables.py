@@ -32,6 +32,9 @@ from leaderboard.statistics import (
 MOST_ENVIRONMENTS = 30
 """Columns of environments that a table for readers shows; files of numbers hold all."""
 
+MOST_CONCLUSIONS = 3
+"""Different outcomes of a method that tests sets which a footnote tells."""
+
 RULES: dict[SelectionRule, str] = {
     "train_val": "the best mean holdout accuracy of the training environments",
     "leave_one_out": "accuracy on one more environment, held out in runs of their own",
@@ -79,6 +82,8 @@ class Entry(NamedTuple):
 
 NOTHING = Entry("—")
 
+PRIOR_KNOWLEDGE = "‡"
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -120,6 +125,7 @@ def facts(key: SectionKey | OverallKey) -> list[str]:
         *[key.backbone] * bool(key.backbone),
         *[f"source {key.source}"] * bool(key.source),
         *[key.task] * (key.task != "generalization"),
+        *[f"search space {key.search}"] * bool(key.search),
         *[key.origin] * (key.origin != "dgbench"),
     ]
 
@@ -137,6 +143,11 @@ def column_title(column: Column) -> str:
     return f"{column.name} (with {', '.join(column.held_out_with)})"
 
 
+def row_title(row: Row) -> str:
+    """The label of a row, with a mark where its runs had prior knowledge."""
+    return f"{row.label} {PRIOR_KNOWLEDGE}" if row.prior_knowledge else row.label
+
+
 def shown_columns(section: Section) -> tuple[Column, ...]:
     """The environments that a table for readers shows."""
     return section.columns[:MOST_ENVIRONMENTS]
@@ -146,7 +157,19 @@ def notes(section: Section) -> list[str]:
     """What a reader must know about a table, whole sentences."""
     left = len(section.columns) - MOST_ENVIRONMENTS
     more = f"{left} more environments are in leaderboard.csv; average and worst are over all."
-    return [*section.notes, *[more] * (left > 0)]
+    known = [_prior_knowledge(row) for row in section.rows if row.prior_knowledge]
+    return [*section.notes, *known, *[more] * (left > 0)]
+
+
+def _prior_knowledge(row: Row) -> str:
+    runs = sum(count for _, count in row.conclusions)
+    found = [f"{text} ({count} of {runs} runs)" for text, count in row.conclusions]
+    more = [f"and {len(found) - MOST_CONCLUSIONS} more"] * (len(found) > MOST_CONCLUSIONS)
+    return (
+        f"{PRIOR_KNOWLEDGE} {row.label} had prior knowledge that other algorithms have not: the "
+        f"variables {', '.join(row.prior_knowledge)} of each sample. It found "
+        f"{'; '.join([*found[:MOST_CONCLUSIONS], *more])}."
+    )
 
 
 def headings(section: Section) -> list[Heading]:

@@ -116,6 +116,7 @@ def _record(settings: Any, names: Sequence[str], curves: Mapping[str, Any]) -> R
         origin="dgbench",
         state="finished",
         rule=settings["selection"],
+        conclusion_text=None,
         seconds=STEPS * curves["second"] + 1,
         sha256=hashlib.sha256(run["run_id"].encode()).hexdigest(),
         run_text=canonical_json(run),

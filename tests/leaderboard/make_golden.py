@@ -14,7 +14,14 @@ from typing import Any
 from leaderboard import records
 from leaderboard.build import load_board
 from leaderboard.outputs import LEADERBOARD_FILE, texts
-from leaderboard.records import CheckLine, RunJson, SelectionRule, Settings, SplitMetrics
+from leaderboard.records import (
+    CheckLine,
+    RunJson,
+    SearchRecord,
+    SelectionRule,
+    Settings,
+    SplitMetrics,
+)
 from leaderboard.selection import selected_steps
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -120,9 +127,12 @@ def write_run(
     names: Sequence[str] = COLORED,
     status: str = "finished",
     benchmark_version: str = "1",
+    search: SearchRecord | None = None,
 ) -> Path:
     """Write a run folder as training would; its checkpoint was left behind on publishing."""
     run = make_run_json(settings, names, benchmark_version)
+    if search is not None:
+        run["search"] = search
     folder = records.run_folder(
         out, settings["data"]["name"], settings["algo"]["name"], run["run_id"]
     )

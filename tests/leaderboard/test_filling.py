@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from leaderboard import latex
 from leaderboard.board import Board, Section
 from leaderboard.build import load_board
 from leaderboard.filling import make_board
-from leaderboard.records import SelectionRule
+from leaderboard.markdown import markdown
+from leaderboard.pack import pack, read_pack
+from leaderboard.page import page
+from leaderboard.records import Conclusion, SearchRecord, SelectionRule
 from leaderboard.sources import load
+from leaderboard.tables import notes, title
 from tests.leaderboard.make_golden import (
     colored_run,
     make_check,
@@ -141,6 +146,113 @@ def test_other_data_backbones_protocols_and_tasks_are_other_tables(
     board = load_board([tmp_path], "last")
     assert [len(section.rows) for section in board.sections] == [1, 1]
     assert board.overall == ()
+
+
+def write_draw(
+    out: Path, draw: int, accuracy: float, search: SearchRecord | None = None, trial: int = 0
+) -> None:
+    """A draw of hyper-parameters, whose holdout accuracy is its held-out one."""
+    settings = make_settings(trial=trial, selection="train_val", penalty_weight=float(draw))
+    settings["hparams_seed"] = draw
+    check = {"+90%/holdout": accuracy, "+80%/holdout": accuracy, "-90%/main": accuracy}
+    write_run(out, settings, [make_check(100, check)], search=search)
+
+
+def drawn_from(space: str, version: int = 1, high: float = 10.0) -> SearchRecord:
+    ranges: dict[str, dict[str, list[Any]]] = {"algo.penalty_weight": {"uniform": [0.0, high]}}
+    return {"space": space, "version": version, "ranges": ranges}
+
+
+def test_search_spaces_never_share_a_table_and_are_named(tmp_path: Path) -> None:
+    write_draw(tmp_path, 0, 0.3)
+    write_draw(tmp_path, 1, 0.5, drawn_from("wide"))
+    write_draw(tmp_path, 2, 0.4, drawn_from("wide", version=2))
+    board = load_board([tmp_path])
+    found = {
+        (s.key.search, s.key.rule): [
+            (row.label, row.cells[0].numbers[0].accuracy) for row in s.rows
+        ]
+        for s in board.sections
+    }
+    # Draw 0 is what fit uses: it belongs to every space, and to the fixed settings.
+    assert found == {
+        ("", "last"): [("erm", 0.3)],
+        ("", "oracle"): [("erm", 0.3)],
+        ("", "train_val"): [("erm", 0.3)],
+        ("wide 1", "train_val"): [("erm (best of 2 draws)", 0.5)],
+        ("wide 2", "train_val"): [("erm (best of 2 draws)", 0.4)],
+    }
+    titles = [title(s) for s in board.sections]
+    assert sum("search space wide 1" in text for text in titles) == 1
+    assert sum("search space wide 2" in text for text in titles) == 1
+    assert board.left_out == ()
+
+
+def test_other_ranges_under_one_name_are_other_rows(tmp_path: Path) -> None:
+    write_draw(tmp_path, 1, 0.5, drawn_from("wide"))
+    write_draw(tmp_path, 2, 0.4, drawn_from("wide", high=99.0))
+    tables = load_board([tmp_path]).sections
+    (rows,) = [s.rows for s in tables if s.key.search and s.key.rule == "train_val"]
+    assert [row.label for row in rows] == [
+        f"erm (best of 1 draws, search.ranges.algo.penalty_weight.uniform=[0.0,{high}])"
+        for high in (10.0, 99.0)
+    ]
+
+
+def test_runs_that_lost_a_search_are_not_left_out(tmp_path: Path) -> None:
+    for trial in range(2):
+        for draw in range(3):
+            write_draw(tmp_path, draw, 0.1 * (1 + draw), trial=trial)
+    write_draw(tmp_path, 1, 0.5, trial=2)
+    board = load_board([tmp_path])
+    (row,) = section(board, "train_val").rows
+    assert [number.draw for number in row.cells[0].numbers] == [2, 2]
+    # A trial that lacks draws has no number, so its run is told of.
+    (entry,) = board.left_out
+    assert entry.kind == "unavailable"
+
+
+def test_prior_knowledge_is_marked_with_what_was_found(tmp_path: Path) -> None:
+    conclusion: Conclusion = {
+        "outcome": "empty_set_accepted",
+        "text": "The empty set is accepted.",
+        "alpha": 0.05,
+        "rule": "intersection",
+        "predictor": [],
+        "variables": ["shape", "colour"],
+        "sets": [
+            {"variables": [], "p_value": 0.5, "loss": 0.7},
+            {"variables": ["colour"], "p_value": 1e-12, "loss": 0.4},
+            {"variables": ["shape"], "p_value": 0.9, "loss": 0.6},
+            {"variables": ["colour", "shape"], "p_value": 0.05, "loss": 0.4},
+        ],
+        "moved": {"shape": 0.9, "colour": 0.0},
+    }
+    for trial in range(2):
+        check = make_check(100, {"-90%/main": 0.5})
+        check["conclusion"] = conclusion
+        write_run(tmp_path, make_settings(algorithm="icp", trial=trial), [check])
+        write_colored(tmp_path, trial=trial)
+    records, _ = load([tmp_path])
+    for board in (make_board(records), make_board(read_pack(pack(records, tmp_path / "a.jsonl")))):
+        erm, icp = section(board, "last").rows
+        assert (erm.prior_knowledge, erm.conclusions) == ((), ())
+        assert icp.prior_knowledge == ("colour", "shape")
+        found = "empty set accepted: {}, {shape} accepted, 2 rejected"
+        assert icp.conclusions == ((found, 2),)
+        note = (
+            "‡ icp had prior knowledge that other algorithms have not: the variables colour, shape "
+            f"of each sample. It found {found} (2 of 2 runs)."
+        )
+        assert note in notes(section(board, "last"))
+        text = markdown(board)
+        assert "| icp ‡ |" in text
+        assert "| erm |" in text
+        assert (
+            r"icp \textdaggerdbl{}"
+            in latex.documents(board)["tables/colored_mnist-digits-last.tex"]
+        )
+        assert "‡ prior knowledge" in page(board)
 
 
 def test_held_out_pairs_have_a_table_of_their_own(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ INDEX = {
 
 
 def key(dataset: str, protocol: str, rule: SelectionRule, data: str = "{}") -> SectionKey:
-    return SectionKey(dataset, protocol, "", "", "generalization", data, 1, "dgbench", rule)
+    return SectionKey(dataset, protocol, "", "", "generalization", data, "", 1, "dgbench", rule)
 
 
 @pytest.mark.parametrize("name", published.names())
