@@ -375,14 +375,14 @@ class ImageFolder(EnvironmentDataModule):
             if missing:
                 yield Problem(
                     "missing class",
-                    f"{name} has no images of {_some(missing)}; other environments do, and the "
+                    f"{name} has no images of {some(missing)}; other environments do, and the "
                     "class keeps its number.",
                 )
             lone = [label for label, count in counts.items() if count == 1]
             if lone:
                 yield Problem(
                     "lone image",
-                    f"{name} has a single image of {_some(lone)}: it stands in one split, and the "
+                    f"{name} has a single image of {some(lone)}: it stands in one split, and the "
                     "other has none.",
                 )
 
@@ -391,7 +391,7 @@ class ImageFolder(EnvironmentDataModule):
             pairs = list(zip(self.samples(index), self.readings(index), strict=True))
             unreadable = [(s.path, r.error) for s, r in pairs if r.error]
             if unreadable:
-                listed = _some([f"{path} ({error})" for path, error in unreadable])
+                listed = some([f"{path} ({error})" for path, error in unreadable])
                 yield Problem(
                     "unreadable image",
                     f"{name} has {len(unreadable)} files that cannot be read as images: {listed}.",
@@ -403,7 +403,7 @@ class ImageFolder(EnvironmentDataModule):
                 yield Problem(
                     "truncated image",
                     f"{name} has {len(truncated)} files whose ends are missing and show grey: "
-                    f"{_some([sample.name for sample in truncated])}.",
+                    f"{some([sample.name for sample in truncated])}.",
                     tuple(sample.path for sample in truncated),
                 )
 
@@ -424,7 +424,7 @@ class ImageFolder(EnvironmentDataModule):
             yield Problem(
                 "duplicate",
                 f"{len(samples) // len(splits)} images stand in each of {', '.join(splits)}, byte "
-                f"for byte: {_some([sample.name for sample in samples])}.",
+                f"for byte: {some([sample.name for sample in samples])}.",
                 tuple(sample.path for sample in samples),
                 spoils=True,
             )
@@ -448,8 +448,12 @@ def _normalised(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", name).lower()
 
 
-def _some(things: Sequence[object]) -> str:
-    """Name a few things, and how many more there are; bytes of a name that are no text as such."""
+def some(things: Sequence[object]) -> str:
+    """Name a few things, and how many more there are; bytes that are no text as such.
+
+    >>> some(range(8))
+    '0, 1, 2, 3, 4 and 3 more'
+    """
     named = ", ".join(map(str, things[:_NAMED])).encode(errors="backslashreplace").decode()
     more = len(things) - _NAMED
     return f"{named} and {more} more" if more > 0 else named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import DataError
-from datamodules.image_folder import ImageFolder
+from datamodules.image_folder import ImageFolder, some
 
 Splits = Literal["random", "official"]
 # The official lists of each environment's training and validation images.
@@ -28,7 +29,8 @@ class PACS(ImageFolder):
         splits: "random": main and holdout are drawn by the data seed, as in DomainBed. "official":
             main is the authors' training list and holdout their validation list, which leave
             nothing out (`art_painting_train_kfold.txt` and so on, in the folder of the environments
-            or beside it).
+            or beside it). An image's class is its folder's: the lists' labels, which count from 1,
+            are not read.
         **folder: Options of an image folder, see `ImageFolder`.
 
     Raises:
@@ -85,13 +87,16 @@ class PACS(ImageFolder):
         environment = self.samples(index)[0].path.parents[1]
         lists = [self._listed(environment, self.environment_names[index], name) for name in _LISTS]
         listed = [name for names in lists for name in names]
-        if sorted(listed) != sorted(places):
-            lacking, unknown = set(places) - set(listed), set(listed) - set(places)
+        wrong = {
+            "images are in no list": sorted(set(places) - set(listed)),
+            "names have no image": sorted(set(listed) - set(places)),
+            "are listed twice": [name for name, count in Counter(listed).items() if count > 1],
+        }
+        found = [f"{len(names)} {what} ({some(names)})" for what, names in wrong.items() if names]
+        if found:
             raise DataError(
                 f"the official lists of {self.environment_names[index]} do not fit its images: "
-                f"{len(lacking)} images are in no list, {len(unknown)} names have no image, "
-                f"{len(listed) - len(set(listed))} are listed twice. Use the complete data set, or "
-                "--data.splits random"
+                f"{'; '.join(found)}. Use the complete data set, or --data.splits random"
             )
         main, holdout = (torch.tensor(sorted(places[name] for name in names)) for names in lists)
         return main, holdout
