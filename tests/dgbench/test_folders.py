@@ -1,0 +1,56 @@
+"""Runs on folders of images: what their records keep, and that protocols train what they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from datamodules.pacs import PACS
+from leaderboard.filling import make_board
+from leaderboard.frame import from_run
+from leaderboard.records import Run, read_run
+from tests.dgbench.tiny import command
+from tests.folders import make_tree
+
+SMALL = ("--steps", 1, "--data.image_size", 16, "--data.batch_size", 2)
+
+
+def fit(out: Path, root: Path, *arguments: object) -> tuple[Run, str]:
+    """A run of ERM on a tree that has PACS's environments."""
+    where = ("--data.root", root, "--data.cache", out / "cache", "--out", out)
+    code, shown, errors = command(
+        "fit", "--algo", "erm", "--dataset", "pacs", "--test-env", "S", *SMALL, *where, *arguments
+    )
+    assert code == 0, errors
+    (record,) = [line for line in shown.splitlines() if line.startswith("Record: ")]
+    return read_run(Path(record.removeprefix("Record: "))), shown
+
+
+def test_other_counts_than_the_presets_are_warned_of_recorded_and_have_rows_of_their_own(
+    tmp_path, monkeypatch
+):
+    tree = make_tree(tmp_path / "PACS", PACS.environment_names, ("dog", "house"))
+    run, shown = fit(tmp_path / "other", tree, "--network.width", 8)
+    assert "Warning: sketch has 10 images where 3,929 are expected." in shown
+    assert "Warning: there are 2 classes where 7 are expected." in shown
+    assert [p["kind"] for p in run.run["data_problems"]] == ["count"] * 5
+    monkeypatch.setattr(PACS, "expected_counts", dict.fromkeys(PACS.environment_names, 10))
+    monkeypatch.setattr(PACS, "class_count", 2)
+    whole, shown = fit(tmp_path / "whole", tree, "--network.width", 8, "--trial-seed", 1)
+    assert "Warning" not in shown
+    assert "data_problems" not in whole.run
+    # Two trials of one setting would be one row.
+    sections = make_board([from_run(run), from_run(whole)]).sections
+    assert {len(section.rows) for section in sections} == {2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", [(), ("--network.backbone", "resnet18")])
+def test_the_protocol_domainbed_trains_the_network_that_it_names(backbone, tmp_path):
+    tree = make_tree(tmp_path / "PACS", PACS.environment_names, ("dog", "house"))
+    run, _ = fit(tmp_path, tree, "--protocol", "domainbed", "--network.weights", "none", *backbone)
+    network = run.run["settings"]["network"]
+    assert network["backbone"] == (backbone[1] if backbone else "resnet50")
+    assert network["batch_norm"] == "frozen"
+    assert all(check["splits"]["sketch/main"]["nll"] is not None for check in run.checks)
