@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 from functools import cache
+from typing import Any
 
 import torch.distributed
 from torch import Tensor
@@ -60,3 +61,25 @@ def global_sum(local: Tensor) -> Tensor:
     torch.distributed.all_reduce(total)
     scaled = local * processes
     return scaled + (total - scaled.detach())
+
+
+def gathered_rows(local: Tensor) -> Tensor:
+    """The rows that were dealt to the processes, on the first of them in their old order.
+
+    Args:
+        local: rows r, r + W, ... of process r of W, ``(n_r, ...)``.
+
+    Returns:
+        ``(n, ...)`` on the CPU on the first process; elsewhere ``local``.
+    """
+    processes = world_size()
+    if processes == 1:
+        return local.cpu()
+    parts: list[Any] | None = [None] * processes if rank() == 0 else None
+    torch.distributed.gather_object(local.cpu(), parts)
+    if parts is None:
+        return local
+    whole = torch.empty(sum(map(len, parts)), *local.shape[1:], dtype=local.dtype)
+    for place, part in enumerate(parts):
+        whole[place::processes] = part
+    return whole

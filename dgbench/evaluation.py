@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from pytorch_lightning.plugins.precision import Precision
@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import Split
-from dgbench.collectives import rank, world_size
+from dgbench.collectives import gathered_rows, rank, world_size
 from dgbench.networks import Network
 from leaderboard import records
 
@@ -79,6 +79,10 @@ class ClassificationMetrics(Metric):
         }
 
 
+# Told, on the first process alone, the predictions of a whole split.
+Keep = Callable[[str, Tensor, Tensor, Tensor], None]
+
+
 @torch.no_grad()
 def evaluate(
     network: Network,
@@ -86,6 +90,7 @@ def evaluate(
     splits: Iterable[tuple[int, Split]],
     device: torch.device,
     precision: Precision,
+    keep: Keep | None = None,
 ) -> dict[str, records.SplitMetrics]:
     """Measures a network on splits, never augmented, in evaluation mode.
 
@@ -95,15 +100,24 @@ def evaluate(
         splits: pairs of environment index and split; empty ones are left out.
         device: where the network is.
         precision: Lightning's precision plugin of the run.
+        keep: given each split's name, logits ``(n, classes)``, targets ``(n,)`` and indices
+            ``(n,)``, of all devices in the order of the split.
 
     Returns:
         Metrics by ``<environment>/<split>``.
     """
     training = network.training
     network.eval()
-    (measured,) = evaluate_stacked(
+    measured = {}
+    passed = _passed(
         lambda inputs: network(inputs).unsqueeze(0), 1, data, splits, device, precision
     )
+    for name, logits, targets, indices in passed:
+        measured[name] = _metrics(logits[0], targets)
+        if keep is not None:
+            whole = [gathered_rows(part) for part in (logits[0], targets, indices)]
+            if rank() == 0:
+                keep(name, *whole)
     network.train(training)
     return measured
 
@@ -131,21 +145,45 @@ def evaluate_stacked(
         For each network, metrics by ``<environment>/<split>``.
     """
     measured: list[dict[str, records.SplitMetrics]] = [{} for _ in range(networks)]
+    for name, logits, targets, _ in _passed(logits_of, networks, data, splits, device, precision):
+        for position in range(networks):
+            measured[position][name] = _metrics(logits[position], targets)
+    return measured
+
+
+def _passed(
+    logits_of: Callable[[Tensor], Tensor],
+    networks: int,
+    data: EnvironmentDataModule,
+    splits: Iterable[tuple[int, Split]],
+    device: torch.device,
+    precision: Precision,
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Each split's name and this device's share of it, which may have no row.
+
+    That is logits ``(networks, n, classes)``, targets and indices ``(n,)``.
+    """
     for environment, split in splits:
-        outputs = []
-        for inputs, targets, _ in data.evaluation_batches(
+        logits = [torch.zeros(networks, 0, len(data.class_names), device=device)]
+        targets = [torch.zeros(0, dtype=torch.int64)]
+        indices = [torch.zeros(0, dtype=torch.int64)]
+        for inputs, labels, chosen in data.evaluation_batches(
             environment, split, rank=rank(), world_size=world_size()
         ):
             with precision.forward_context():
-                outputs.append((logits_of(precision.convert_input(inputs.to(device))), targets))
+                logits.append(logits_of(precision.convert_input(inputs.to(device))))
+            targets.append(labels)
+            indices.append(chosen)
         name = f"{data.environment_names[environment]}/{split}"
-        for position in range(networks):
-            metrics = ClassificationMetrics().to(device)
-            if outputs:
-                logits = torch.cat([part[position] for part, _ in outputs])
-                metrics.update(logits, torch.cat([part for _, part in outputs]).to(device))
-            measured[position][name] = metrics.compute()
-    return measured
+        parts = logits[1:] or logits
+        yield name, torch.cat(parts, dim=1), torch.cat(targets).to(device), torch.cat(indices)
+
+
+def _metrics(logits: Tensor, targets: Tensor) -> records.SplitMetrics:
+    metrics = ClassificationMetrics().to(logits.device)
+    if len(targets):
+        metrics.update(logits, targets)
+    return metrics.compute()
 
 
 def splits_for_selection(data: EnvironmentDataModule) -> list[tuple[int, Split]]:

@@ -115,6 +115,14 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
         default=False,
         help="Measure every split at every check.",
     )
+    add(
+        "--save-predictions",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Keep the logits behind the numbers of the last and of the selected check.",
+    )
     if names is None or names.algo is None:
         parser.epilog = (
             "fit --algo NAME --help shows the options of an algorithm, its data set and network."

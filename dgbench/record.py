@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.plugins.precision import Precision
 from torch import Tensor
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import Split
-from dgbench.evaluation import all_splits, splits_for_selection
+from dgbench.collectives import rank
+from dgbench.evaluation import Keep, all_splits, evaluate, splits_for_selection
 from dgbench.networks import Network
 from leaderboard import records
+from leaderboard.predictions import Predictions, PredictionsWriter
 from leaderboard.selection import selected_steps
 
 
@@ -36,6 +41,7 @@ class Record:
         description: dict[str, Any],
         *,
         check_all: bool = False,
+        save_predictions: bool = False,
     ) -> None:
         """Prepares to record into a folder.
 
@@ -45,12 +51,14 @@ class Record:
             data: what is measured on.
             description: plain values that a checkpoint carries.
             check_all: measure every split of every environment at every check.
+            save_predictions: keep the logits of the last and of the selected check.
         """
         self.folder = folder
         self.run = run
         self.data = data
         self.description = description
         self.check_all = check_all
+        self.save_predictions = save_predictions
 
     @property
     def settings(self) -> records.Settings:
@@ -115,25 +123,53 @@ class Record:
         """Whether the newest of the checks so far is the one that ``train_val`` would choose."""
         return selected_steps(checks, *self.roles)["train_val"] == checks[-1]["step"]
 
-    def unmeasured(
-        self, checks: Sequence[records.CheckLine]
-    ) -> tuple[records.CheckLine, list[tuple[int, Split]]] | None:
-        """The check that the run's rule chose and the splits that it lacks, None if it lacks none.
+    def complete(
+        self,
+        checks: Sequence[records.CheckLine],
+        network: Network,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        """Measures what the check lacks that the run's rule chose, and saves predictions.
+
+        They are of the checks whose weights are kept: the last one and the chosen one.
 
         Args:
-            checks: all checks of the run.
+            checks: all checks of the run; the chosen one is completed in place.
+            network: with the weights of the last one.
+            device: where it is.
+            precision: Lightning's precision plugin of the run.
         """
         chosen = selected_steps(checks, *self.roles).get(self.settings["selection"])
+        with contextlib.ExitStack() as stack:
+            writer: PredictionsWriter | None = None
+            if self.save_predictions and rank() == 0:
+                path = self.folder / records.PREDICTIONS_FILE
+                writer = stack.enter_context(PredictionsWriter(path))
+            for check in checks:
+                last = check is checks[-1]
+                if not last and check["step"] != chosen:
+                    continue
+                splits = self._to_measure(check)
+                if splits:
+                    measured = evaluate(
+                        network if last else self.selected_network(network),
+                        self.data,
+                        splits,
+                        device,
+                        precision,
+                        _saving(writer, check["step"]) if self.save_predictions else None,
+                    )
+                    check["splits"] = {**measured, **check["splits"]}
+
+    def _to_measure(self, check: records.CheckLine) -> list[tuple[int, Split]]:
+        """The splits that a check at the end of the run lacks, or all to save their predictions."""
         names = self.data.environment_names
-        for check in checks:
-            if check["step"] == chosen:
-                missing = [
-                    (index, split)
-                    for index, split in all_splits(self.data)
-                    if f"{names[index]}/{split}" not in check["splits"]
-                ]
-                return (check, missing) if missing else None
-        return None
+        return [
+            (index, split)
+            for index, split in all_splits(self.data)
+            if self.save_predictions or f"{names[index]}/{split}" not in check["splits"]
+        ]
 
     def selected_network(self, like: Network) -> Network:
         """The network of ``selected.ckpt``.
@@ -174,4 +210,33 @@ class Record:
             last_step=last_step,
             selected=selected_steps(checks, *self.roles),
             seconds=seconds,
+            weights={
+                name: _weights_sha256(self.folder / name)
+                for name in (records.LAST_CHECKPOINT, records.SELECTED_CHECKPOINT)
+                if (self.folder / name).exists()
+            },
         )
+
+
+def _saving(writer: PredictionsWriter | None, step: int) -> Keep:
+    """What evaluation gives predictions to; every process takes part in gathering them."""
+
+    def keep(split: str, logits: Tensor, targets: Tensor, indices: Tensor) -> None:
+        assert writer is not None
+        # Exact: half precisions are floats of fewer digits, and float64 stays what it is.
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        writer.add(Predictions(split, step, *(t.cpu().numpy() for t in (exact, targets, indices))))
+
+    return keep
+
+
+def _weights_sha256(checkpoint: Path) -> str:
+    """Hash of a checkpoint's tensors alone: its file says when and where, too."""
+    state: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)[
+        "state_dict"
+    ]
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -177,23 +177,15 @@ class Recorder(StepRecorder):
             )
 
     def close(self, trainer: pl.Trainer, algorithm: Algorithm) -> None:
-        """Measures what the selected check lacks, and closes the record.
+        """Measures what the selected check lacks, saves predictions, and closes the record.
 
         Args:
             trainer: after its fit.
             algorithm: at the last step; it stays there.
         """
         checks = self._checks(trainer)
-        lacking = self.record.unmeasured(checks)
-        if lacking is not None:
-            check, splits = lacking
-            current = check["step"] == trainer.global_step
-            network = (
-                algorithm.network if current else self.record.selected_network(algorithm.network)
-            )
-            plugin = trainer.precision_plugin
-            measured = evaluate(network, self.record.data, splits, algorithm.device, plugin)
-            check["splits"] = {**check["splits"], **measured}
+        plugin = trainer.precision_plugin
+        self.record.complete(checks, algorithm.network, algorithm.device, plugin)
         if trainer.is_global_zero:
             self.record.close(checks, trainer.global_step, self.tally.seconds)
         trainer.strategy.barrier("the record is closed")

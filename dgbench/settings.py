@@ -73,6 +73,7 @@ class Settings:
             very settings where there is one.
         force: run again what is finished.
         check_all: measure every environment and split at every check.
+        save_predictions: keep the logits of the last and of the selected check.
         sources: configuration files that were applied, in order.
     """
 
@@ -96,6 +97,7 @@ class Settings:
     resume: str | None = None
     force: bool = False
     check_all: bool = False
+    save_predictions: bool = False
     sources: tuple[str, ...] = ()
 
     def deciding(self, test_env: Sequence[str], train_env: Sequence[str]) -> dict[str, Any]:
@@ -285,6 +287,7 @@ def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
         "out": str(folder.resolve().parents[2]),
         "resume": str(folder.resolve()),
         "check_all": _measured_all(run),
+        "save_predictions": run.run.get("saves_predictions", False),
     }
 
 

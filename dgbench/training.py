@@ -56,7 +56,10 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     deciding = deciding_settings(settings, data)
     folder = folder_of(settings, data)
     if (folder / records.DONE_FILE).exists() and not settings.force:
-        return records.read_run(folder)
+        finished = records.read_run(folder)
+        if settings.save_predictions:
+            _require_predictions(finished)
+        return finished
     with claimed(folder) as claim:
         # Another process may have finished it before this one could claim it.
         if not (folder / records.DONE_FILE).exists() or settings.force:
@@ -65,6 +68,15 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
                 algorithm = build_algorithm(settings, data)
                 _train(settings, data, algorithm, deciding, folder, checkpoint, claim, console)
     return records.read_run(folder)
+
+
+def _require_predictions(finished: records.Run) -> None:
+    """Refuses a finished run that was not asked for its predictions."""
+    if finished.done is not None and records.PREDICTIONS_FILE not in finished.done["sha256"]:
+        raise UsageError(
+            f"--save-predictions: the run {finished.folder} is finished and has saved none. "
+            "Train it again with --force, or leave the option out."
+        )
 
 
 def build_data(settings: Settings) -> EnvironmentDataModule:
@@ -244,6 +256,7 @@ def new_record(
         data,
         {**description(deciding, data), "locations": settings.locations()},
         check_all=settings.check_all,
+        save_predictions=settings.save_predictions,
     )
 
 
@@ -279,6 +292,8 @@ def _run_json(
     }
     if problems := data.problems():
         content["data_problems"] = [{"kind": p.kind, "message": p.message} for p in problems]
+    if settings.save_predictions:
+        content["saves_predictions"] = True
     if settings.hparams_seed:
         content["search"] = settings.search.plain()
     return records.validate_run(content)

@@ -5,6 +5,7 @@ A run folder is `<out>/<dataset>/<algorithm>/<run_id>/` and holds
 * `run.json`: resolved settings, environments, fingerprints, versions, hardware; written first;
 * `checks.jsonl`: one line a check, in ascending order of steps;
 * `last.ckpt` and optionally `selected.ckpt`: weights;
+* `predictions.npz`, if it was asked for: the logits behind its numbers (`predictions.py`);
 * `status.json`: a sign of life while the run lasts;
 * `done.json`: written last, with the sha256 of the other files. A run without it is not finished.
 
@@ -40,6 +41,7 @@ DONE_FILE = "done.json"
 STATUS_FILE = "status.json"
 LAST_CHECKPOINT = "last.ckpt"
 SELECTED_CHECKPOINT = "selected.ckpt"
+PREDICTIONS_FILE = "predictions.npz"
 
 RUN_SCHEMA = "dgbench.run/1"
 DONE_SCHEMA = "dgbench.done/1"
@@ -132,7 +134,10 @@ class DataProblem(TypedDict):
 
 
 class RunJson(TypedDict):
-    """The content of `run.json`; `search` stands in runs whose `hparams_seed` is above 0."""
+    """The content of `run.json`; `search` stands in runs whose `hparams_seed` is above 0.
+
+    `saves_predictions` stands in runs that were asked for their predictions.
+    """
 
     schema: str
     run_id: str
@@ -145,6 +150,7 @@ class RunJson(TypedDict):
     hardware: Hardware
     data_problems: NotRequired[list[DataProblem]]
     search: NotRequired[SearchRecord]
+    saves_predictions: NotRequired[Literal[True]]
 
 
 class SplitMetrics(TypedDict):
@@ -196,7 +202,10 @@ class CheckLine(TypedDict):
 
 
 class DoneJson(TypedDict):
-    """The content of `done.json`; `selected` maps each rule to its step, None if unavailable."""
+    """The content of `done.json`; `selected` maps each rule to its step, None if unavailable.
+
+    `weights` has the sha256 of the tensors of each checkpoint, which a rerun can be compared with.
+    """
 
     schema: str
     status: Literal["finished", "diverged"]
@@ -204,6 +213,7 @@ class DoneJson(TypedDict):
     selected: dict[SelectionRule, int | None]
     seconds: float
     sha256: dict[str, str]
+    weights: NotRequired[dict[str, str]]
 
 
 class StatusJson(TypedDict):
@@ -363,8 +373,9 @@ def write_done(
     last_step: int,
     selected: Mapping[SelectionRule, int | None],
     seconds: float,
+    weights: Mapping[str, str] | None = None,
 ) -> DoneJson:
-    """Close a run: write `done.json` with the sha256 of the record and of its checkpoints.
+    """Close a run: write `done.json` with the sha256 of the other files of the record.
 
     Args:
         folder: The run folder; `run.json` and `checks.jsonl` must be there and complete.
@@ -372,6 +383,7 @@ def write_done(
         last_step: Number of optimiser steps taken.
         selected: The step that each selection rule picks, None where a rule is unavailable.
         seconds: Wall time of the whole run.
+        weights: sha256 of the tensors of each checkpoint, if they are known.
 
     Returns:
         What was written.
@@ -383,9 +395,10 @@ def write_done(
     for name in (RUN_FILE, CHECKS_FILE):
         if not (folder / name).exists():
             raise RecordError(f"{folder}: no {name}, so the run cannot be closed: write it first")
-    names = (RUN_FILE, CHECKS_FILE, LAST_CHECKPOINT, SELECTED_CHECKPOINT)
+    names = (RUN_FILE, CHECKS_FILE, LAST_CHECKPOINT, SELECTED_CHECKPOINT, PREDICTIONS_FILE)
     done = validate_done(
         {
+            **({"weights": dict(weights)} if weights else {}),
             "schema": DONE_SCHEMA,
             "status": status,
             "last_step": last_step,

@@ -52,6 +52,8 @@ def own_obstacle(run: Settings) -> str | None:
         return f"each would need a {' and a '.join(run.logger)} logger of its own"
     if run.trainer.get("precision") == "16-mixed":
         return "16-mixed scales all losses by one factor"
+    if run.save_predictions:
+        return "saved predictions must give its numbers to the last digit"
     return None
 
 

@@ -169,13 +169,5 @@ class StackedRecorder(StepRecorder):
     def _close(self, trainer: pl.Trainer, stack: StackedAlgorithm, position: int) -> None:
         run = self.runs[position]
         checks = run.checks()
-        lacking = run.unmeasured(checks)
-        if lacking is not None:
-            check, splits = lacking
-            network = stack.network(position)
-            if check["step"] != trainer.global_step:
-                network = run.selected_network(network)
-            plugin = trainer.precision_plugin
-            measured = evaluate(network, run.data, splits, stack.device, plugin)
-            check["splits"] = {**check["splits"], **measured}
+        run.complete(checks, stack.network(position), stack.device, trainer.precision_plugin)
         run.close(checks, checks[-1]["step"], self.tally.seconds)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from dgbench.collectives import global_sum, rank, world_size
+from dgbench.collectives import gathered_rows, global_sum, rank, world_size
 
 PROCESSES = 2
 
@@ -63,6 +63,8 @@ def worker(process: int, folder: str) -> None:
     found = {
         "place": torch.tensor([rank(), world_size()]),
         "sum": global_sum(torch.tensor([1.0, 10.0]) ** (process + 1)),
+        "rows": gathered_rows(torch.arange(10).reshape(5, 2)[process::PROCESSES]),
+        "few": gathered_rows(torch.ones(1, 3)[process::PROCESSES]),
         "value": exact.detach(),
         "gradient": gradient(wrapped, exact),
         "local": gradient(wrapped, mean_of_local_penalties(wrapped(inputs), environment)),
@@ -87,6 +89,11 @@ def test_processes_know_their_place(found):
 def test_the_value_is_the_sum_over_processes(found):
     for process in found:
         assert process["sum"].tolist() == [1.0 + 1.0, 10.0 + 100.0]
+
+
+def test_rows_are_gathered_once_and_in_order(found):
+    assert torch.equal(found[0]["rows"], torch.arange(10).reshape(5, 2))
+    assert torch.equal(found[0]["few"], torch.ones(1, 3))
 
 
 def test_the_averaged_gradient_is_that_of_the_global_objective(found):

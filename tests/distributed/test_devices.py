@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from dgbench.devices import require_exact
 from dgbench.errors import UsageError
 from leaderboard import records
+from leaderboard.predictions import read_predictions
 from tests.dgbench.tiny import checks, command
 from tests.distributed.table import deviation, launch
 from tests.distributed.train_all import cases
@@ -85,17 +87,23 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 def test_the_command_line_trains_on_two_and_records_once(tmp_path):
-    together = start(tmp_path / "two", *RUN, *TWO)
+    together = start(tmp_path / "two", *RUN, *TWO, "--save-predictions")
     shown, errors = together.communicate(timeout=120)
     assert together.returncode == 0, errors
     assert shown.count("Record: ") == 1
-    code, _, errors = command(*RUN, "--out", tmp_path / "one")
+    code, _, errors = command(*RUN, "--out", tmp_path / "one", "--save-predictions")
     assert code == 0, errors
     (one,), (two,) = (records.find_runs([tmp_path / name]) for name in ("one", "two"))
     assert_same_run(one, two)
     last = records.read_run(two, verify_checkpoints=True)
     assert last.checks[-1]["splits"]["-90%/main"]["n"] == 1025
     assert last.run["hardware"]["devices"] == 2
+    pairs = zip(*(read_predictions(each / "predictions.npz") for each in (one, two)), strict=True)
+    for alone, shared in pairs:
+        assert (shared.split, shared.step) == (alone.split, alone.step)
+        np.testing.assert_array_equal(shared.indices, alone.indices)
+        np.testing.assert_array_equal(shared.targets, alone.targets)
+        np.testing.assert_allclose(shared.logits, alone.logits, rtol=0, atol=1e-8)
 
 
 INTERRUPTING = """
