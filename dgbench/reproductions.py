@@ -100,14 +100,49 @@ def read(name: str) -> Reproduction:
     if name not in names():
         raise UsageError(registry.unknown("reproduction", name, names()))
     content = yaml.safe_load((configs() / "reproductions" / f"{name}.yaml").read_text())
-    rows = tuple(
-        Row(
-            name=row["name"],
-            config=row["config"],
-            test={rule: Published(*numbers) for rule, numbers in row["test"].items()},
-            train={rule: Published(*numbers) for rule, numbers in row.get("train", {}).items()},
-            bound=tuple(row["bound"]) if "bound" in row else None,
-        )
-        for row in content.pop("rows")
+    # The leaderboard shows the same figures beside its own: they are written down there.
+    from leaderboard import published
+
+    publication = published.read(content["publication"])
+    assert publication.trials is not None
+    return Reproduction(
+        name=name,
+        title=content["title"],
+        sources=publication.sources,
+        dataset=content["dataset"],
+        protocol=content["protocol"],
+        trials=publication.trials,
+        spread=publication.spread,
+        rows=tuple(
+            Row(
+                name=row["name"],
+                config=row["config"],
+                test=_figures(content, row, "test"),
+                train=_figures(content, row, "train"),
+                bound=tuple(row["bound"]) if "bound" in row else None,
+            )
+            for row in content["rows"]
+        ),
     )
-    return Reproduction(name=name, rows=rows, sources=tuple(content.pop("sources")), **content)
+
+
+def _figures(
+    content: dict[str, Any], row: dict[str, Any], kind: Literal["test", "train"]
+) -> dict[SelectionRule, Published]:
+    from leaderboard import published
+
+    found = {}
+    for rule in content["selections"]:
+        figure = published.figure(
+            content["publication"],
+            row["published"],
+            kind,
+            dataset=content["dataset"],
+            protocol=content["protocol"],
+            rule=rule,
+            column=content["environments"].index(row["config"]["test_env"]),
+        )
+        if figure is not None:
+            assert figure.spread is not None
+            found[rule] = Published(figure.mean, figure.spread)
+    return found

@@ -80,7 +80,7 @@ class Published:
         mean: Theirs.
         printed: As it is printed, in percent: `71.7 ± 0.1`.
         standard_error: Of their mean, with ddof 1 whatever they print; None if not printed.
-        trials: Their number of trials.
+        trials: Their number of trials; None where they do not tell.
         title: The publication.
         source: Its address.
         note: What differs between their setting and ours; "" if nothing is known to.
@@ -92,7 +92,7 @@ class Published:
     mean: float
     printed: str
     standard_error: float | None
-    trials: int
+    trials: int | None
     title: str
     source: str
     note: str

@@ -315,12 +315,15 @@ def _beside_published(
 ) -> Row:
     """Set what publications print beside each cell; an average only where it is over all."""
     cells = tuple(
-        replace(cell, published=beside(key, row.algorithm, column.index, cell.accuracy))
+        replace(
+            cell,
+            published=beside(key, row.algorithm, row.settings, column.index, cell.accuracy),
+        )
         for column, cell in zip(columns, row.cells, strict=True)
     )
     average = row.average
     if average is not None and len(columns) == len(environments):
-        published = beside(key, row.algorithm, None, average.accuracy)
+        published = beside(key, row.algorithm, row.settings, None, average.accuracy)
         average = replace(average, published=published)
     return replace(row, cells=cells, average=average)
 

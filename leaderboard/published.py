@@ -2,7 +2,8 @@
 
 Each file of `published_tables/` is a publication: title, sources, number of trials, what stands
 after its ± (`spread`: the trials' standard deviation, or the mean's standard error) with its
-`ddof`, and tables of percentages by algorithm.
+`ddof`, and tables of percentages. A row is named by its algorithm, or names it beside; `when` says
+which settings of ours a table or a row belongs to.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from leaderboard.board import Published, SectionKey
+from leaderboard.records import SelectionRule
 from leaderboard.statistics import Summary
 
 
@@ -38,7 +40,7 @@ class Publication(NamedTuple):
     Attributes:
         title: What it is.
         sources: Its addresses.
-        trials: Trials of a number.
+        trials: Trials of a number; None where it does not tell.
         spread: What stands after its ±.
         ddof: What it subtracts from the number of trials in the standard deviation.
         note: How its runs differ from ours.
@@ -47,7 +49,7 @@ class Publication(NamedTuple):
 
     title: str
     sources: tuple[str, ...]
-    trials: int
+    trials: int | None
     spread: Literal["deviation", "error"]
     ddof: int
     note: str
@@ -55,7 +57,7 @@ class Publication(NamedTuple):
 
     def standard_error(self, figure: Figure) -> float | None:
         """The standard error of a mean with ddof 1, percent, whatever is printed."""
-        if figure.spread is None:
+        if figure.spread is None or self.trials is None:
             return None
         scale = math.sqrt(self.trials / (self.trials - 1)) if self.ddof == 0 else 1.0
         return (
@@ -79,46 +81,97 @@ def read(name: str) -> Publication:
     return Publication(**{**content, "sources": tuple(content["sources"])})
 
 
+def figure(
+    publication: str,
+    row: str,
+    kind: Literal["test", "train"],
+    *,
+    dataset: str,
+    protocol: str,
+    rule: SelectionRule,
+    column: int,
+) -> Figure | None:
+    """What a publication prints in a row of its own name; None if it does not.
+
+    Args:
+        publication: Its name.
+        row: The name of the row.
+        kind: Accuracy on the test environment, or mean accuracy on the training environments.
+        dataset: The data set.
+        protocol: The protocol.
+        rule: The selection rule.
+        column: Index of the test environment.
+    """
+    for table in read(publication).tables:
+        if _is_of(table, dataset, protocol, rule) and row in table["rows"]:
+            return _printed(table, table["rows"][row], column, kind)
+    return None
+
+
 def beside(
-    key: SectionKey, algorithm: str, column: int | None, ours: Summary | None
+    key: SectionKey, algorithm: str, settings: str, column: int | None, ours: Summary | None
 ) -> tuple[Published, ...]:
     """What publications print for a cell.
 
     Args:
         key: The table of the cell.
         algorithm: The algorithm of its row.
+        settings: What the runs of its row share, JSON.
         column: Index of its test environment; None for the average over all of them.
         ours: Our number, 0..1; None if the cell is incomplete.
     """
     found = []
     for publication in map(read, names()) if key.held_out == 1 else ():
         for table in publication.tables:
-            figure = _figure(table, key, algorithm, column)
-            if figure is not None:
-                found.append(_compared(publication, figure, ours))
+            if _is_of(table, key.dataset, key.protocol, key.rule):
+                row = _row(table, algorithm, settings)
+                printed = None if row is None else _printed(table, row, column, "test")
+                if printed is not None:
+                    found.append(_compared(publication, printed, ours))
     return tuple(found)
 
 
-def _figure(
-    table: Mapping[str, Any], key: SectionKey, algorithm: str, column: int | None
+def _is_of(table: Mapping[str, Any], dataset: str, protocol: str, rule: SelectionRule) -> bool:
+    known = dataset in table["datasets"] and protocol in table["protocols"]
+    return known and table["selection"] == rule
+
+
+def _row(table: Mapping[str, Any], algorithm: str, settings: str) -> Mapping[str, Any] | None:
+    """The row of these settings; of several the one that asks most of them."""
+    content = json.loads(settings)
+    if not _holds(table.get("when", {}), content):
+        return None
+    rows: list[Mapping[str, Any]] = [
+        row
+        for name, row in table["rows"].items()
+        if _plain(row.get("algorithm", name)) == _plain(algorithm)
+        and _holds(row.get("when", {}), content)
+    ]
+    return max(rows, key=lambda row: len(row.get("when", {})), default=None)
+
+
+def _holds(when: Mapping[str, Any], settings: Any) -> bool:
+    for path, expected in when.items():
+        found = settings
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if found != expected:
+            return False
+    return True
+
+
+def _printed(
+    table: Mapping[str, Any],
+    row: Mapping[str, Any],
+    column: int | None,
+    kind: Literal["test", "train"],
 ) -> Figure | None:
-    if key.dataset not in table["datasets"] or key.protocol not in table["protocols"]:
-        return None
-    options = json.loads(key.data)
-    if key.rule != table["selection"] or any(
-        options.get(name, value) != value for name, value in table.get("data", {}).items()
-    ):
-        return None
-    plain = _plain(algorithm)
-    row: Mapping[str, Any] = next(
-        (row for name, row in table["rows"].items() if _plain(name) == plain), {}
-    )
     if column is None:
         printed = row.get("average")
-    elif "environments" in row and column < len(row["environments"]):
+    elif "environments" in row and kind == "test" and column < len(row["environments"]):
         printed = row["environments"][column]
     else:
-        printed = row.get("test") if table.get("index") == column else None
+        printed = row.get(kind) if table.get("index") == column else None
     return None if printed is None else Figure(printed[0], printed[1] if printed[1:] else None)
 
 
