@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         description=f"{Sweep.__doc__.splitlines()[0] if Sweep.__doc__ else ''} FILE is a YAML "
         "file, or one of the suite's: " + ", ".join(designs.names()) + ". Options of `fit` are "
         "passed on to every run.",
+        epilog="A Slurm array of printed commands: `... --executor commands > runs.txt`, and in "
+        "the job, with --array=1-N for N lines and --signal=USR1@60, `srun bash -c "
+        '"$(sed -n "${SLURM_ARRAY_TASK_ID}p" runs.txt)"`.',
         allow_abbrev=False,
     )
     add = parser.add_argument

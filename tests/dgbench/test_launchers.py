@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -70,18 +71,23 @@ def ended(process: subprocess.Popen[str]) -> str:
 @pytest.mark.parametrize("killed", ["the launcher", "everything"])
 def test_killed_a_sweep_does_what_is_missing_and_ends_in_the_same_bits(killed, starts, tmp_path):
     runs = planned(tmp_path / "runs")
+    folders = [run.folder for run in runs]
     first = launcher(tmp_path / "runs", 2)
     # Two are finished, two under way.
     until(
-        lambda: training(runs) == 2 and sum(state_of(r.folder) == "finished" for r in runs) == 2,
+        lambda: training(runs) == 2 and [*map(state_of, folders)].count("finished") == 2,
         first,
     )
     if killed == "everything":
         os.killpg(first.pid, signal.SIGKILL)
     else:
         first.kill()
-    first.communicate(timeout=60)  # its workers share its output: they have ended, too
-    states = sorted(state_of(run.folder) for run in runs)
+    first.communicate(timeout=60)
+    # Its workers end by themselves, behind their steps.
+    end = time.monotonic() + 60
+    while "running" in map(state_of, folders) and time.monotonic() < end:
+        time.sleep(0.1)
+    states = sorted(map(state_of, folders))
     assert states == ["finished", "finished", "interrupted", "interrupted"]
     assert len(starts.read_text().splitlines()) == 4
 
