@@ -121,6 +121,7 @@ class Progress:
         self.failed_runs = 0
         self.slots = slots
         self.running: dict[Path, Entry] = {}
+        self.since: dict[Path, tuple[float, int]] = {}
         self.waiting = {run.folder: entry(run) for run in runs}
         self.seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self.begun = time.monotonic()
@@ -137,6 +138,7 @@ class Progress:
 
     def started(self, run: PlannedRun) -> None:
         """Counts a run as under way."""
+        self.since[run.folder] = (time.monotonic(), step_of(run.folder))
         self.running[run.folder] = entry(run)
 
     def ended(self, run: PlannedRun, outcome: Outcome, *, final: bool) -> None:
@@ -168,18 +170,30 @@ class Progress:
         return f"{done} in {seconds or 0:.0f} s; {self._left()}"
 
     def _left(self) -> str:
-        """The time left, from the runs that finished here."""
-        known = [second for seconds in self.seconds.values() for second in seconds]
+        """The time left, from the runs that finished here, or before that from those under way."""
+        known = [second for seconds in list(self.seconds.values()) for second in seconds]
+        known = known or self._projected()
         if not known:
             return "time left unknown"
         usual = sum(known) / len(known)
         left = 0.0
-        for run in self.waiting.values():
+        # A copy: the live view asks from a thread of its own.
+        for run in list(self.waiting.values()):
             own = self.seconds.get((run.dataset, run.algo))
             expected = usual if not own else sum(own) / len(own)
             done = step_of(run.folder) / run.steps if run.folder in self.running else 0.0
             left += expected * (1 - done)
         return f"{timedelta(seconds=round(left / self.slots))} left"
+
+    def _projected(self) -> list[float]:
+        """How long the runs under way would take, by the steps that they took here."""
+        projected = []
+        for run in list(self.running.values()):
+            begun, first = self.since[run.folder]
+            steps = step_of(run.folder) - first
+            if steps > 0:
+                projected.append((time.monotonic() - begun) * run.steps / steps)
+        return projected
 
     def picture(self) -> Group:
         """The live view: a bar, speed and time left, and each run under way with its step."""

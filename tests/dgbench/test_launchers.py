@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
@@ -10,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dgbench.sweep.plan import PlannedRun, plan
 from dgbench.sweep.state import state_of
+from dgbench.sweep.view import Progress
 from dgbench.sweep.worker import Outcome, train
 from tests.dgbench.test_executors import same_records, started, training, until
 from tests.dgbench.test_sweep import Here, sweep
@@ -21,6 +24,7 @@ from tests.dgbench.tiny import TINY, command
 TRIALS = 4
 LONG = (*TINY, "--steps", "600", "--check-every", "20")
 COUNTED = """
+import io
 import os
 from dgbench.algorithms.erm import ERM
 
@@ -57,7 +61,8 @@ def launcher(out: Path, jobs: int) -> subprocess.Popen[str]:
 
 def undisturbed(out: Path) -> list[PlannedRun]:
     runs = planned(out)
-    train([run.settings for run in runs])
+    for run in runs:
+        train([run.settings])
     return runs
 
 
@@ -131,3 +136,39 @@ def test_what_failed_is_listed_with_the_command_that_goes_on_with_it(tmp_path, m
     code, _, errors = command(*shlex.split(listed[where + 1])[3:])
     assert code == 0, errors
     assert state_of(run.folder) == "finished"
+
+
+def test_the_view_tells_progress_speed_and_time_left(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("dgbench.sweep.view.time.monotonic", lambda: now[0])
+    runs = plan(sweep(trials=3, flags=("--steps", "100", *TINY[2:])), str(tmp_path)).runs
+    console = Console(file=io.StringIO(), width=120)
+    # One of four was finished before; two run at a time.
+    progress = Progress(console, runs, 1, 2)
+
+    def shown() -> str:
+        console.print(progress.picture())
+        return str(console.file.getvalue()).splitlines()[-3]  # type: ignore[attr-defined]
+
+    def at(run: PlannedRun, step: int) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "status.json").write_text(f'{{"status": "running", "step": {step}}}')
+
+    at(runs[0], 50)  # interrupted earlier
+    progress.started(runs[0])
+    progress.started(runs[1])
+    assert "1/4 runs" in shown()
+    assert "time left unknown" in shown()
+    now[0] = 30.0
+    at(runs[0], 80)
+    # 100 steps take 100 s: 20 s, 100 s and 100 s are left, two at a time.
+    assert "0:01:50 left" in shown()
+    now[0] = 60.0
+    (runs[0].folder / "run.json").write_text('{"hardware": {}}')
+    (runs[0].folder / "done.json").write_text('{"status": "finished", "seconds": 40.0}')
+    progress.ended(runs[0], Outcome("finished"), final=True)
+    progress.started(runs[2])
+    # 40 s a run, of which two are left.
+    assert "2/4 runs" in shown()
+    assert "60 runs an hour" in shown()
+    assert "0:00:40 left" in shown()
