@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,15 @@ def fit_command(record: Record, test: Sequence[str], trial: Trial) -> str | None
     """
     if record.origin != "dgbench" or record.draw:
         return None
-    settings: Mapping[str, Any] = record.run["settings"]
+    flags = [*_flags(record.run_text), *(f"--test-env={name}" for name in test)]
+    flags += [f"--trial-seed={trial.trial_seed}", f"--data-seed={trial.data_seed}"]
+    return shlex.join(["dgbench", "fit", *flags])
+
+
+@functools.lru_cache(maxsize=1_000)
+def _flags(run_text: str) -> tuple[str, ...]:
+    """The flags of a run's settings, the same for all trials and test environments."""
+    settings: Mapping[str, Any] = json.loads(run_text)["settings"]
     flags = [
         f"--{group}.{key}={_text(value)}"
         for group in ("algo", "data", "network")
@@ -35,9 +44,7 @@ def fit_command(record: Record, test: Sequence[str], trial: Trial) -> str | None
     ]
     flags += [f"--{key.replace('_', '-')}={_text(settings[key])}" for key in _OWN]
     flags += [f"--trainer.{key}={_text(settings[key])}" for key in _TRAINER if key in settings]
-    flags += [f"--test-env={name}" for name in test]
-    flags += [f"--trial-seed={trial.trial_seed}", f"--data-seed={trial.data_seed}"]
-    return shlex.join(["dgbench", "fit", *flags])
+    return tuple(flags)
 
 
 def _text(value: Any) -> str:

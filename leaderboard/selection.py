@@ -21,6 +21,9 @@ WITHIN_RUN: tuple[SelectionRule, ...] = ("train_val", "oracle", "last")
 RULES: tuple[SelectionRule, ...] = ("train_val", "leave_one_out", "oracle", "last")
 
 
+_MOST_NAMES = 10  # in a message
+
+
 class UnavailableError(RecordError):
     """A selection rule cannot choose among these checks; the message says why.
 
@@ -182,7 +185,8 @@ def left_out_view(record: Record, pairs: Mapping[frozenset[str], Record]) -> Vie
     missing = [name for name, pair in found.items() if pair is None]
     if missing:
         raise UnavailableError(
-            f"leave_one_out needs runs that hold out one of {missing} beside {list(record.test)}",
+            f"leave_one_out needs runs that hold out one of {_some(missing)} beside "
+            f"{_some(record.test)}",
             [(*record.test, name) for name in missing],
         )
     held_out = {name: pair.checks for name, pair in found.items() if pair is not None}
@@ -207,6 +211,11 @@ def _view(rule: SelectionRule, record: Record, pairs: Mapping[frozenset[str], Re
             f"oracle chooses between draws by {', '.join(splits)}, which was not measured"
         )
     return View(record.checks.steps[-1:], record.checks.accuracies(splits)[-1:])
+
+
+def _some(names: Sequence[str]) -> str:
+    left = len(names) - _MOST_NAMES
+    return f"{list(names[:_MOST_NAMES])}" + f" and {left} more" * (left > 0)
 
 
 def _refuse_empty(checks: Checks) -> None:

@@ -32,6 +32,9 @@ from leaderboard.statistics import (
 MOST_ENVIRONMENTS = 30
 """Columns of environments that a table for readers shows; files of numbers hold all."""
 
+MOST_TOGETHER = 5
+"""Environments held out with another one that its title names."""
+
 MOST_CONCLUSIONS = 3
 """Different outcomes of a method that tests sets which a footnote tells."""
 
@@ -137,10 +140,12 @@ def options(section: Section) -> list[str]:
 
 
 def column_title(column: Column) -> str:
-    """Name a test environment, and those held out with it."""
-    if not column.held_out_with:
+    """Name a test environment, and those held out with it, or how many they are."""
+    others = column.held_out_with
+    if not others:
         return column.name
-    return f"{column.name} (with {', '.join(column.held_out_with)})"
+    names = ", ".join(others) if len(others) <= MOST_TOGETHER else f"{len(others)} others"
+    return f"{column.name} (with {names})"
 
 
 def row_title(row: Row) -> str:
