@@ -19,8 +19,10 @@ from dgbench.sweep.design import Estimand, Sweep
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dgbench.sweep.cost import Line
     from dgbench.sweep.executors import Executor
     from dgbench.sweep.launcher import Failure
+    from dgbench.sweep.local import Slot
     from dgbench.sweep.plan import Plan, PlannedRun
     from dgbench.sweep.stacking import Grouping
 
@@ -52,6 +54,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
     if options.address is not None and options.executor != "ray":
         raise UsageError("--address is that of a Ray cluster; add --executor ray.")
+    if options.dry_run:
+        return _show_cost(sweep, options, console)
     if options.executor == "commands":
         if sweep.stack != 1:
             raise UsageError(
@@ -92,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--address", help="of a Ray cluster; one that is known here, or a new one of this machine")
     add("--jobs", type=_at_least_one, help="runs at a time; one a core, or as many as GPUs hold")
     add("--jobs-per-gpu", type=_at_least_one, default=1, help="runs that share a GPU (1)")
+    add("--dry-run", action="store_true", help="print what it costs, and train nothing")
+    add("--yes", action="store_true", help="begin unasked, however long it takes")
     add("--retries", type=_not_negative, default=2, help="how often a failed run is retried (2)")
     return parser
 
@@ -108,8 +114,11 @@ def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Co
     from dgbench.sweep.launcher import carry_out
     from dgbench.sweep.plan import plan
     from dgbench.sweep.stacking import grouped
+    from dgbench.sweep.state import ENDED
     from dgbench.sweep.view import Progress, states_of
 
+    if not options.yes:
+        _ask_if_long(sweep, options, console)
     executor = _executor(options, name)
     failures: list[Failure] = []
     try:
@@ -122,7 +131,7 @@ def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Co
             todo = [
                 run
                 for run in found.runs
-                if states[run.folder] not in ("finished", "diverged") and run.folder not in given_up
+                if states[run.folder] not in ENDED and run.folder not in given_up
             ]
             _show_plan(found, todo, console)
             if not todo:
@@ -149,13 +158,59 @@ def _executor(options: argparse.Namespace, name: str) -> Executor:
         from dgbench.sweep.cluster import RayExecutor
 
         return RayExecutor(options.address, options.jobs, options.jobs_per_gpu, logs)
+    from dgbench.sweep.local import LocalExecutor
+
+    return LocalExecutor(_places(options), logs)
+
+
+def _places(options: argparse.Namespace) -> list[Slot]:
+    """What the workers of this machine may use."""
     import torch
 
-    from dgbench.sweep.local import LocalExecutor, slots
+    from dgbench.sweep.local import slots
 
     gpus = [str(number) for number in range(torch.cuda.device_count())]
-    places = slots(options.jobs, gpus, options.jobs_per_gpu)
-    return LocalExecutor(places, logs)
+    return slots(options.jobs, gpus, options.jobs_per_gpu)
+
+
+def _show_cost(sweep: Sweep, options: argparse.Namespace, console: Console) -> int:
+    from dgbench.sweep import cost
+    from dgbench.sweep.plan import plan
+    from dgbench.sweep.stacking import grouped
+
+    found = plan(sweep, options.out)
+    lines, workers = _cost(found, options)
+    _show_plan(found, [run for line in lines for run in line.todo], console)
+    grouping = grouped(found.runs, sweep.stack, workers)
+    _show_grouping(grouping, console)
+    cost.show(lines, workers, options.out, console)
+    if grouping.stacks:
+        console.print("Measured steps are of single runs; stacked ones take less.")
+    return 0
+
+
+def _ask_if_long(sweep: Sweep, options: argparse.Namespace, console: Console) -> None:
+    from dgbench.sweep import cost
+    from dgbench.sweep.plan import plan
+
+    found = plan(sweep, options.out)
+    if cost.is_small(found.runs):
+        return
+    lines, workers = _cost(found, options)
+    takes = cost.total(lines, workers)
+    if takes > cost.ASKED_ABOVE:
+        cost.show(lines, workers, options.out, console)
+        cost.ask(takes, console)
+
+
+def _cost(found: Plan, options: argparse.Namespace) -> tuple[list[Line], int]:
+    """What a sweep costs, and how many workers share it."""
+    from dgbench.sweep.cost import estimate, measured_here
+
+    places = _places(options)
+    workers = len(places) if options.executor == "local" else options.jobs or 1
+    measure = measured_here(places[0].environment(), places[0].cores)
+    return estimate(found.runs, measure), workers
 
 
 def _refuse_several_devices(found: Plan) -> None:

@@ -11,6 +11,7 @@ from dgbench.claims import holder
 from leaderboard import records
 
 State = Literal["finished", "diverged", "running", "failed", "interrupted", "missing"]
+ENDED: tuple[State, ...] = ("finished", "diverged")
 
 
 def state_of(folder: Path) -> State:

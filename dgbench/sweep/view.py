@@ -17,13 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dgbench.sweep.manifest import Entry, entry
-from dgbench.sweep.state import State, seconds_of, state_of, step_of
+from dgbench.sweep.state import ENDED, State, seconds_of, state_of, step_of
 
 if TYPE_CHECKING:
     from dgbench.sweep.plan import PlannedRun
     from dgbench.sweep.worker import Outcome
 
-_ENDED: tuple[State, ...] = ("finished", "diverged")
 _PAIRS = "pairs"
 
 
@@ -62,7 +61,7 @@ def _column(run: Entry) -> str:
 def _counts(found: Counter[State]) -> str:
     if not found:
         return "-"
-    shown = f"{sum(found[state] for state in _ENDED)}/{found.total()}"
+    shown = f"{sum(found[state] for state in ENDED)}/{found.total()}"
     others: tuple[State, ...] = ("running", "failed", "interrupted", "diverged")
     return "\n".join([shown, *(f"{found[state]} {state}" for state in others if found[state])])
 
@@ -85,7 +84,7 @@ def show_status(console: Console, name: str, entries: Sequence[Entry]) -> None:
         entries: its runs.
     """
     states = states_of(entries)
-    ended = sum(state in _ENDED for state in states.values())
+    ended = sum(state in ENDED for state in states.values())
     console.print(f"Sweep {name}: {ended} of {len(states)} runs finished", highlight=False)
     for table in matrices(entries, states):
         console.print(table)

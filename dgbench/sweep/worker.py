@@ -92,10 +92,7 @@ def serve(
         cores: to run on; None for any.
         log: file for whatever is printed.
     """
-    os.environ.update(environment)
-    if cores is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    _print_to(log)
+    settle(environment, cores, log)
     # Ctrl-C reaches every process of a terminal; the launcher alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(lifeline,), daemon=True).start()
@@ -177,6 +174,20 @@ def terminate(pid: int) -> None:
         pid: number of its process.
     """
     os.kill(pid, signal.SIGTERM)
+
+
+def settle(environment: Mapping[str, str], cores: Sequence[int] | None, log: Path) -> None:
+    """Gives this process its place, before it imports torch.
+
+    Args:
+        environment: variables.
+        cores: to run on; None for any.
+        log: file for whatever is printed.
+    """
+    os.environ.update(environment)
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    _print_to(log)
 
 
 def _next(connection: Connection) -> Sequence[Settings] | None:
