@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,19 @@ def test_of_two_processes_one_decodes(tmp_path):
         worker.join()
     assert [sentences for sentences, _ in found] == [0, 2]
     assert found[0][1] == found[1][1]
+
+
+def test_the_first_decode_uses_every_core(tmp_path, monkeypatch):
+    """Three files are begun before any is done, where there are three cores."""
+    together, decode = threading.Barrier(3, timeout=30), ImageCache._decode
+
+    def meeting(cache: ImageCache, path: Path):
+        together.wait()
+        return decode(cache, path)
+
+    monkeypatch.setattr("datamodules.image_cache.os.cpu_count", lambda: 3)
+    monkeypatch.setattr(ImageCache, "_decode", meeting)
+    assert make(tmp_path, images(tmp_path, 9))[0].open()[0].read(np.arange(9)).any()
 
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
