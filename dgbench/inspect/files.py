@@ -38,6 +38,17 @@ def kinds(data: EnvironmentDataModule) -> dict[str, int]:
     return dict(found.most_common())
 
 
+def terms(data: EnvironmentDataModule) -> dict[str, str]:
+    """The licence of a known data set, and where to get it; nothing of others.
+
+    Args:
+        data: the data set.
+    """
+    if not isinstance(data, ImageFolder) or not data.licence:
+        return {}
+    return {"licence": data.licence, "obtained_from": data.obtained_from}
+
+
 def empty_folders(data: EnvironmentDataModule) -> list[Path]:
     """Folders that stand where classes do and hold no images.
 

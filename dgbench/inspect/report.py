@@ -34,6 +34,9 @@ def show(console: Console, title: str, found: Survey) -> None:
         console.print(f"{title} cannot be loaded as it is.", highlight=False, markup=False)
     if found.files:
         console.print(_files(found), highlight=False, markup=False)
+    if found.terms:
+        licence, origin = found.terms.values()
+        console.print(f"Licence: {licence}. {origin}", highlight=False, markup=False)
     for problem in found.problems:
         console.print(_problem(problem), highlight=False)
     console.print(_verdict(found), highlight=False)

@@ -81,6 +81,7 @@ class Survey:
         counts: ``(environments, 2, classes)``, samples of each class in main and holdout splits.
         input_shape: of one sample.
         files: what the image files are, such as ``227 x 227 RGB``, and how many of each.
+        terms: licence and origin of a known data set.
         fingerprint: of everything.
         fingerprints: of each split, by ``<environment>/<split>``.
         problems: those that spoil a benchmark first.
@@ -93,6 +94,7 @@ class Survey:
     counts: npt.NDArray[np.int64]
     input_shape: tuple[int, ...]
     files: dict[str, int]
+    terms: dict[str, str]
     fingerprint: str
     fingerprints: dict[str, str]
     problems: tuple[Problem, ...]
@@ -119,6 +121,7 @@ class Survey:
             ],
             "input_shape": list(self.input_shape),
             "files": self.files,
+            "terms": self.terms,
             "fingerprint": self.fingerprint,
             "fingerprints": self.fingerprints,
             "problems": [asdict(problem) for problem in self.problems],
@@ -149,6 +152,7 @@ def survey(data: EnvironmentDataModule) -> Survey:
         counts,
         data.input_shape,
         files.kinds(data),
+        files.terms(data),
         data.fingerprint if usable else "",
         data.fingerprints() if usable else {},
         tuple(sorted(problems, key=lambda problem: not problem.spoils)),

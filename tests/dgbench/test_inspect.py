@@ -16,6 +16,7 @@ from datamodules.base import EnvironmentDataModule
 from datamodules.colored_mnist import ColoredMNIST
 from datamodules.environments import EnvironmentData
 from datamodules.image_folder import ImageFolder
+from datamodules.pacs import PACS
 from datamodules.preprocessing import Preprocessing
 from dgbench.inspect.pictures import training_images
 from tests.dgbench.test_inspect_duplicates import pictures
@@ -133,6 +134,16 @@ def test_a_folder_shows_its_files_and_what_is_wrong_with_them(tmp_path):
     assert example.count("sea/cat/copy.png") == 1
     assert found["empty folder"]["examples"] == [str(tree / "sea" / "wolf")]
     assert not found["empty folder"]["spoils"]
+
+
+def test_a_known_data_set_shows_its_terms_and_what_its_counts_should_be(tmp_path):
+    tree = make_tree(tmp_path / "PACS", PACS.environment_names, images=1, size=(40, 30))
+    options = ("--data.root", tree, "--data.image_size", 32, "--data.cache", tmp_path / "cache")
+    _, shown, errors = command("inspect", "--dataset", "pacs", "--out", tmp_path, *options)
+    assert errors == ""
+    lines = " ".join(shown.split())
+    assert f"Licence: {PACS.licence}. {PACS.obtained_from}" in lines
+    assert "photo has 3 images where 1,670 are expected." in lines
 
 
 def test_training_images_of_a_folder_are_augmented_and_evaluation_is_not(tmp_path):
