@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import special
+from scipy.linalg import lapack
 
 from dgbench.errors import UsageError
 from dgbench.icp.invariance import (
@@ -50,24 +51,39 @@ class Logistic(NamedTuple):
     """A logistic fit by maximum likelihood.
 
     Attributes:
-        coefficients: ``(k,)``, intercept first.
-        standard_errors: ``(k,)``, from the information matrix; infinite where not determined.
+        design: ``(n, rank)``, intercept first, without columns that add nothing.
+        coefficients: ``(k,)``, intercept first; 0 for columns that add nothing.
         scores: ``(n,)``, the log-odds.
         likelihood: the log-likelihood, at its limit where classes are separated.
-        rank: of the design, intercept included.
         separated: whether some rows' classes are separated perfectly.
     """
 
+    design: FloatArray
     coefficients: FloatArray
-    standard_errors: FloatArray
     scores: FloatArray
     likelihood: float
-    rank: int
     separated: bool
+
+    @property
+    def rank(self) -> int:
+        """Of the design, intercept included."""
+        return self.design.shape[1]
+
+    @property
+    def standard_errors(self) -> FloatArray:
+        """``(k,)``, from the information matrix; infinite where not determined."""
+        if self.separated or self.rank < len(self.coefficients):
+            return np.full(len(self.coefficients), np.inf)
+        information = _information(self.design, special.expit(self.scores))
+        return np.sqrt(np.linalg.inv(information).diagonal())
 
 
 def fit_logistic(
-    columns: FloatArray, positive: BoolArray, start: npt.ArrayLike | None = None
+    columns: FloatArray,
+    positive: BoolArray,
+    start: npt.ArrayLike | None = None,
+    *,
+    regular: bool = False,
 ) -> Logistic:
     """Fits the probability of ``positive`` by Newton's method with step halving.
 
@@ -75,9 +91,10 @@ def fit_logistic(
         columns: ``(n, k - 1)``, without the intercept.
         positive: ``(n,)``.
         start: ``(k,)``, a guess that saves steps; 0 where there is none.
+        regular: whether ``is_regular`` is known to hold, which saves asking.
     """
-    design = np.column_stack([np.ones(len(columns)), columns])
-    kept = _independent(design)
+    design = _with_intercept(columns)
+    kept = np.arange(design.shape[1]) if regular else _independent(design)
     reduced, target = design[:, kept], positive.astype(np.float64)
     weights: FloatArray = np.zeros(len(kept)) if start is None else np.asarray(start)[kept]
     scores = reduced @ weights
@@ -92,12 +109,8 @@ def fit_logistic(
     separated = _still_moves(before, scores)
     coefficients = np.zeros(design.shape[1])
     coefficients[kept] = weights
-    errors: FloatArray = np.full(design.shape[1], np.inf)
-    if not separated and len(kept) == design.shape[1]:
-        covariance = np.linalg.inv(_information(reduced, special.expit(scores)))
-        errors = np.asarray(np.sqrt(np.diag(covariance)), dtype=np.float64)
     scores = np.clip(scores, -_LOGIT_LIMIT, _LOGIT_LIMIT)
-    return Logistic(coefficients, errors, scores, likelihood, len(kept), separated)
+    return Logistic(reduced, coefficients, scores, likelihood, separated)
 
 
 class Multinomial(NamedTuple):
@@ -124,7 +137,7 @@ def fit_multinomial(columns: FloatArray, codes: IntArray, classes: int) -> Multi
         codes: ``(n,)``, 0..classes-1; not all of them need occur.
         classes: how many there are.
     """
-    design = np.column_stack([np.ones(len(columns)), columns])
+    design = _with_intercept(columns)
     reduced = design[:, _independent(design)]
     indicators = (codes[:, None] == np.arange(1, classes)).astype(np.float64)
     weights: FloatArray = np.zeros((reduced.shape[1], classes - 1))
@@ -165,6 +178,20 @@ def _several_step(design: FloatArray, indicators: FloatArray, scores: FloatArray
     return step.reshape(others, size).T
 
 
+def is_regular(columns: FloatArray) -> bool:
+    """Whether no column is a combination of the intercept and others, nor is any in any subset.
+
+    A column is at least as far from the span of some columns as from that of more.
+    """
+    return len(_independent(_with_intercept(columns))) == columns.shape[1] + 1
+
+
+def _with_intercept(columns: FloatArray) -> FloatArray:
+    design = np.ones((len(columns), columns.shape[1] + 1))
+    design[:, 1:] = columns
+    return design
+
+
 def _independent(design: FloatArray) -> IntArray:
     """Columns that are no combination of earlier ones, as R's fits keep them."""
     sizes = np.sqrt((design**2).sum(axis=0))
@@ -193,9 +220,8 @@ def _newton_step(design: FloatArray, target: FloatArray, scores: FloatArray) -> 
 
 
 def _solve(information: FloatArray, gradient: FloatArray) -> FloatArray:
-    try:
-        step = np.linalg.solve(information, gradient)
-    except np.linalg.LinAlgError:  # separated: its curvature is gone
+    _, step, failed = lapack.dposv(information, gradient)
+    if failed:  # separated: its curvature is gone
         step = np.linalg.lstsq(information, gradient, rcond=None)[0]
     return np.asarray(step, dtype=np.float64)
 
@@ -305,27 +331,28 @@ def _calibration(
     environment: IntArray,
     clusters: npt.NDArray[Any] | None = None,
 ) -> float:
-    column, as_it_is = scores[:, None], (0.0, 1.0)
-    pooled = fit_logistic(column, positive, as_it_is)
+    pooled = _recalibrated(scores, positive)
     members = [environment == e for e in range(int(environment.max()) + 1)]
-    separate = [fit_logistic(column[rows], positive[rows], as_it_is) for rows in members]
+    separate = [_recalibrated(scores[rows], positive[rows]) for rows in members]
     gained = sum(fit.likelihood for fit in separate) - pooled.likelihood
     if clusters is not None:
         effects = [
-            _design_effect(column[rows], positive[rows], fit, clusters[rows])
+            _design_effect(positive[rows], fit, clusters[rows])
             for rows, fit in zip(members, separate, strict=True)
         ]
         gained /= max(1.0, float(np.mean(effects)))
     return _chi_squared(sum(fit.rank for fit in separate) - pooled.rank, gained)
 
 
-def _design_effect(
-    columns: FloatArray, positive: BoolArray, fit: Logistic, clusters: npt.NDArray[Any]
-) -> float:
+def _recalibrated(scores: FloatArray, positive: BoolArray) -> Logistic:
+    # What `is_regular` asks, of a single column.
+    varies = scores.std() > _RANK_TOLERANCE * np.abs(scores).max()
+    return fit_logistic(scores[:, None], positive, (0.0, 1.0), regular=bool(varies))
+
+
+def _design_effect(positive: BoolArray, fit: Logistic, clusters: npt.NDArray[Any]) -> float:
     """How many times wider a fit's coefficients scatter than with independent rows, on average."""
-    design = np.column_stack([np.ones(len(columns)), columns])
-    design = design[:, _independent(design)]
-    probability = special.expit(fit.scores)
+    design, probability = fit.design, special.expit(fit.scores)
     _, cluster = np.unique(clusters, return_inverse=True)
     gradients = design * (positive - probability)[:, None]
     sums = np.column_stack([np.bincount(cluster, column) for column in gradients.T])
@@ -338,36 +365,54 @@ def _chi_squared(degrees: int, gained: float) -> float:
     return float(special.chdtrc(degrees, 2 * max(0.0, gained)))
 
 
-class _Pooled(NamedTuple):
-    """The fit of one set over all environments; a class's log-odds are against all others."""
+class _Fit(NamedTuple):
+    """The fit of one set to some rows."""
 
-    log_odds: FloatArray  # (n, classes)
-    likelihood: float
-    parameters: int
-    coefficients: Coefficients | None
-    note: str
+    of: Logistic | Multinomial
+    scales: FloatArray  # of the set's columns
+
+    @property
+    def log_odds(self) -> FloatArray:
+        """Of each class against all others, ``(n, classes)``."""
+        if isinstance(self.of, Logistic):
+            return np.column_stack([-self.of.scores, self.of.scores])
+        logits = self.of.logits
+        return np.column_stack([_log_odds(logits, k) for k in range(logits.shape[1])])
+
+    @property
+    def parameters(self) -> int:
+        if isinstance(self.of, Logistic):
+            return self.of.rank
+        return self.of.rank * (self.of.logits.shape[1] - 1)
+
+    @property
+    def coefficients(self) -> Coefficients | None:
+        if isinstance(self.of, Multinomial):
+            return None
+        estimates, errors = self.of.coefficients[1:], self.of.standard_errors[1:]
+        return Coefficients(estimates / self.scales, errors / self.scales, np.inf)
+
+    def tested(self, p_value: float) -> SetTest:
+        note = SINGULAR if self.of.rank <= len(self.scales) else ""
+        return SetTest(p_value, self.coefficients, SEPARATED if self.of.separated else note)
 
 
-def _fit(sample: Sample, subset: Subset, rows: BoolArray | slice = slice(None)) -> _Pooled:
-    columns, codes = sample.centred[rows][:, list(subset)], sample.target[rows]
-    size, scales = len(subset) + 1, sample.scales[list(subset)]
-    if len(sample.classes) == 2:
-        one = fit_logistic(columns, codes == 1)
-        coefficients = Coefficients(
-            one.coefficients[1:] / scales, one.standard_errors[1:] / scales, np.inf
+def _fits(sample: Sample, rows: BoolArray | slice = slice(None)) -> Callable[..., _Fit]:
+    """The fit of any set to some rows; what all sets share is done once."""
+    columns, codes = sample.centred[rows], sample.target[rows].astype(np.int64)
+    positive, classes = codes == 1, len(sample.classes)
+    regular = is_regular(columns)
+
+    def fit(subset: Subset, start: FloatArray | None = None) -> _Fit:
+        own = list(subset)
+        found: Logistic | Multinomial = (
+            fit_logistic(columns[:, own], positive, start, regular=regular)
+            if classes == 2
+            else fit_multinomial(columns[:, own], codes, classes)
         )
-        note = _note(one.separated, one.rank < size)
-        odds = np.column_stack([-one.scores, one.scores])
-        return _Pooled(odds, one.likelihood, one.rank, coefficients, note)
-    several = fit_multinomial(columns, codes.astype(np.int64), len(sample.classes))
-    odds = np.column_stack([_log_odds(several.logits, k) for k in range(len(sample.classes))])
-    parameters = several.rank * (len(sample.classes) - 1)
-    note = _note(several.separated, several.rank < size)
-    return _Pooled(odds, several.likelihood, parameters, None, note)
+        return _Fit(found, sample.scales[own])
 
-
-def _note(separated: bool, singular: bool) -> str:
-    return SEPARATED if separated else SINGULAR if singular else ""
+    return fit
 
 
 @dataclass(frozen=True)
@@ -387,13 +432,17 @@ class Calibration:
         """See ``InvarianceTest``; environments need no Bonferroni factor."""
         refuse_few_rows(sample, len(sample.target), "The table", len(sample.variables) + 3)
 
+        fit_set = _fits(sample)
+
         def test(subset: Subset) -> SetTest:
-            fit = _fit(sample, subset)
-            p_value = _over_classes(
-                len(sample.classes),
-                lambda k: _calibration(fit.log_odds[:, k], sample.target == k, sample.environment),
+            fit = fit_set(subset)
+            odds = fit.log_odds
+            return fit.tested(
+                _over_classes(
+                    len(sample.classes),
+                    lambda k: _calibration(odds[:, k], sample.target == k, sample.environment),
+                )
             )
-            return SetTest(p_value, fit.coefficients, fit.note)
 
         return test
 
@@ -416,12 +465,16 @@ class Interaction:
         needed = len(sample.variables) + 2
         refuse_few_rows(sample, int(counts.min()), f"Environment {smallest}", needed)
 
+        fit_set = _fits(sample)
+        fit_own = [_fits(sample, sample.environment == e) for e in range(len(counts))]
+
         def test(subset: Subset) -> SetTest:
-            fit = _fit(sample, subset)
-            separate = [_fit(sample, subset, sample.environment == e) for e in range(len(counts))]
-            gained = sum(one.likelihood for one in separate) - fit.likelihood
+            fit = fit_set(subset)
+            pooled = fit.of.coefficients if isinstance(fit.of, Logistic) else None
+            separate = [fit_one(subset, pooled) for fit_one in fit_own]
+            gained = sum(one.of.likelihood for one in separate) - fit.of.likelihood
             degrees = sum(one.parameters for one in separate) - fit.parameters
-            return SetTest(_chi_squared(degrees, gained), fit.coefficients, fit.note)
+            return fit.tested(_chi_squared(degrees, gained))
 
         return test
 
@@ -443,17 +496,19 @@ class MeanResidual:
         counts = sample.counts
         factor = environment_factor(len(counts), bonferroni)
 
+        fit_set = _fits(sample)
+
         def test(subset: Subset) -> SetTest:
-            fit = _fit(sample, subset)
+            fit = fit_set(subset)
+            odds = fit.log_odds
 
             def compare(one: int) -> float:
-                residuals = (sample.target == one) - special.expit(fit.log_odds[:, one])
+                residuals = (sample.target == one) - special.expit(odds[:, one])
                 # Perfect separation leaves rounding, whose mean says nothing.
                 residuals = np.where(np.abs(residuals) < _SEPARATED_RESIDUAL, 0.0, residuals)
                 compared = compare_moments(residuals, sample.environment, counts)
                 return adjusted(compared.means, factor)
 
-            p_value = _over_classes(len(sample.classes), compare)
-            return SetTest(p_value, fit.coefficients, fit.note)
+            return fit.tested(_over_classes(len(sample.classes), compare))
 
         return test
