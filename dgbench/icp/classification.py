@@ -67,7 +67,7 @@ class Logistic(NamedTuple):
     @property
     def rank(self) -> int:
         """Of the design, intercept included."""
-        return self.design.shape[1]
+        return len(self.design.T)
 
     @property
     def standard_errors(self) -> FloatArray:
@@ -75,7 +75,8 @@ class Logistic(NamedTuple):
         if self.separated or self.rank < len(self.coefficients):
             return np.full(len(self.coefficients), np.inf)
         information = _information(self.design, special.expit(self.scores))
-        return np.sqrt(np.linalg.inv(information).diagonal())
+        errors: FloatArray = np.sqrt(np.linalg.inv(information).diagonal())
+        return errors
 
 
 def fit_logistic(
@@ -183,7 +184,7 @@ def is_regular(columns: FloatArray) -> bool:
 
     A column is at least as far from the span of some columns as from that of more.
     """
-    return len(_independent(_with_intercept(columns))) == columns.shape[1] + 1
+    return len(_independent(_with_intercept(columns))) == 1 + len(columns.T)
 
 
 def _with_intercept(columns: FloatArray) -> FloatArray:
@@ -381,9 +382,8 @@ class _Fit(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        if isinstance(self.of, Logistic):
-            return self.of.rank
-        return self.of.rank * (self.of.logits.shape[1] - 1)
+        classes = 2 if isinstance(self.of, Logistic) else len(self.of.logits.T)
+        return self.of.rank * (classes - 1)
 
     @property
     def coefficients(self) -> Coefficients | None:
