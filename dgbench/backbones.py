@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgbench.contents import by_content, is_recorded
 from dgbench.errors import UsageError
 
 TIMM = "timm/"
@@ -20,7 +20,6 @@ TIMM = "timm/"
 TORCHVISION = {"resnet18": "ResNet18_Weights", "resnet50": "ResNet50_Weights"}
 _FIRST_WEIGHTS = "IMAGENET1K_V1"
 # What stands in a record for a file of weights; also the length of the hash behind it.
-_HASH, _DIGITS = "sha256:", 16
 _NAMED = 4
 
 
@@ -74,16 +73,9 @@ def recorded_weights(weights: str) -> str:
     Raises:
         UsageError: when the file cannot be read.
     """
-    if weights in ("default", "none") or weights.startswith(_HASH):
+    if weights in ("default", "none"):
         return weights
-    try:
-        content = Path(weights).expanduser().read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"network.weights {weights} cannot be read ({error.strerror}). Give default, none or a "
-            "file with a state dict."
-        ) from error
-    return _HASH + hashlib.sha256(content).hexdigest()[:_DIGITS]
+    return by_content("network.weights", weights, "default, none or a file with a state dict")
 
 
 def build_trunk(
@@ -176,7 +168,7 @@ def _not_there(backbone: str, place: str, error: Exception) -> UsageError:
 
 def _load_file(model: nn.Module, weights: str, head: str) -> None:
     """Loads a state dict, strictly but for the classifier, which is the data set's."""
-    if weights.startswith(_HASH):
+    if is_recorded(weights):
         raise UsageError(
             f"The record names its weights by their hash, {weights}; give the file they were read "
             "from with --network.weights."

@@ -19,6 +19,7 @@ import yaml
 
 from dgbench import registry
 from dgbench.arguments import as_options, long_form, read_yaml, sorted_out
+from dgbench.contents import by_content
 from dgbench.errors import UsageError
 from dgbench.parser import (
     DEFAULT_OUT,
@@ -113,7 +114,7 @@ class Settings:
         data_set: Any = registry.load("data set", self.data["name"])
         located = data_set.location_options
         return {
-            "algo": self.algo,
+            "algo": {**self.algo, **self._algorithm_files()},
             "data": {key: value for key, value in self.data.items() if key not in located},
             "network": NetworkOptions(**self.network).deciding(),
             "protocol": self.protocol,
@@ -129,6 +130,15 @@ class Settings:
             "precision": "32-true",
             "deterministic": False,
             **trainer,
+        }
+
+    def _algorithm_files(self) -> dict[str, str]:
+        """Of the algorithm's files, which decide numbers by what is in them."""
+        algorithm: Any = registry.load("algorithm", self.algo["name"])
+        return {
+            name: by_content(f"--algo.{name}", self.algo[name], "a file")
+            for name in algorithm.file_options
+            if self.algo.get(name) is not None
         }
 
     def locations(self) -> dict[str, Any]:

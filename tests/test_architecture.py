@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "backbones",
         "collectives",
+        "contents",
         "decision",
         "devices",
         "errors",
@@ -44,6 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "loggers",
         "catalogue",
         "report",
+        "icp_datasets",
         "icp_report",
         "linear_forms",
         "inspect",

@@ -43,6 +43,7 @@ class Algorithm(pl.LightningModule):
 
     Attributes:
         minimum_environments: training environments without which the method means nothing.
+        file_options: options that name files; a record has their contents' hashes.
         anneal_steps: the step at which a penalty switches on, for ``restart_optimizer``.
         outputs: what the last objective returned, detached, before l2 and rescaling.
         conclusion: what a method that tests as well as trains has found, for the record, as
@@ -54,6 +55,7 @@ class Algorithm(pl.LightningModule):
     """
 
     minimum_environments: ClassVar[int] = 1
+    file_options: ClassVar[tuple[str, ...]] = ()
     steps_taken: Tensor
 
     def __init__(

@@ -13,6 +13,7 @@ from datamodules.streams import EnvironmentBatch
 from datamodules.views import as_numbers
 from dgbench.algorithms.base import Algorithm
 from dgbench.collectives import global_sum
+from dgbench.contents import is_recorded
 from dgbench.decision import Decision, Labels, PredictWith, decide
 from dgbench.errors import UsageError, require
 from dgbench.losses import sample_losses
@@ -68,6 +69,7 @@ class ICP(Algorithm):
     """
 
     minimum_environments: ClassVar[int] = 2
+    file_options: ClassVar[tuple[str, ...]] = ("representation",)
     withheld: Tensor
 
     def __init__(
@@ -122,7 +124,7 @@ class ICP(Algorithm):
         """
         super().on_fit_start()
         if self.checkpoint is not None and not int(self.steps_taken):
-            self._load_representation(Path(self.checkpoint))
+            self._load_representation(self.checkpoint)
         environments, held_out = self._environments(), self._held_out()
         if not all(map(len, held_out)):
             raise UsageError(
@@ -198,11 +200,16 @@ class ICP(Algorithm):
             torch.cat([e.sources[rows] for e, rows in pairs]).numpy(),
         )
 
-    def _load_representation(self, path: Path) -> None:
+    def _load_representation(self, file: str) -> None:
         """Takes a trained featurizer over, which must be of this run's architecture."""
         assert self.network.representation is not None
+        if is_recorded(file):
+            raise UsageError(
+                f"The record names its representation by its hash, {file}; give the checkpoint it "
+                "was read from with --algo.representation."
+            )
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(Path(file).expanduser(), map_location="cpu", weights_only=True)
             weights = {
                 name.removeprefix("network.featurizer."): value
                 for name, value in content["state_dict"].items()
@@ -213,7 +220,7 @@ class ICP(Algorithm):
             # torch.load raises whatever the damage leads to: there is no narrower class.
             assert self.network.recipe is not None
             raise UsageError(
-                f"--algo.representation {path} cannot be taken over ({type(error).__name__}): it "
+                f"--algo.representation {file} cannot be taken over ({type(error).__name__}): it "
                 "must be the checkpoint of a run with this data set's inputs and this run's "
                 f"network, {self.network.recipe.options}. Give its own by --network.width etc."
             ) from error

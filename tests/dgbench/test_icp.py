@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,12 @@ def test_a_representation_is_taken_over_and_asked_whether_it_is_invariant(tmp_pa
     copy = shutil.copy(trained, tmp_path / "erm.ckpt")
     options = ("--algo.views", "[features]", "--algo.representation", copy)
     folder = fit(tmp_path, *options, algo="icp")
-    asked = records.read_run(folder).checks[-1]["conclusion"]
+    run = records.read_run(folder)
+    asked = run.checks[-1]["conclusion"]
+    elsewhere = shutil.copy(trained, tmp_path / "elsewhere.ckpt")
+    assert fit(tmp_path, *options[:-1], elsewhere, algo="icp") == folder
+    digest = hashlib.sha256(trained.read_bytes()).hexdigest()
+    assert run.run["settings"]["algo"]["representation"] == f"sha256:{digest[:16]}"
     assert [one["variables"] for one in asked["sets"]] == [[], ["features"]]
     Path(copy).unlink()
     found = dgbench.load(folder / "last.ckpt")
