@@ -279,11 +279,20 @@ def _icp(arguments: list[str]) -> int:
     """Finds causes in a table: dgbench icp --table FILE.csv --target Y --environment-column E."""
     from dgbench import icp, icp_report
 
-    parser = argparse.ArgumentParser(prog="dgbench icp", description=_icp.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="dgbench icp",
+        description=f"{_icp.__doc__} With --dataset, options of `inspect` choose environments and "
+        "data: --test-env, --protocol, --data-seed, --data.NAME.",
+        allow_abbrev=False,
+    )
     add = parser.add_argument
-    add("--table", type=Path, required=True, help="CSV file with a header line")
-    add("--target", required=True, help="the column to explain")
-    add("--environment-column", required=True, help="the column that names the environments")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--table", type=Path, help="CSV file with a header line")
+    source.add_argument(
+        "--dataset", help="a data set's views, or a model: linear_unit_test_1, irm_sem_fou, ..."
+    )
+    add("--target", help="the column to explain")
+    add("--environment-column", help="the column that names the environments")
     add("--variables", nargs="+", help="columns that may be causes; all others if left out")
     add("--test", choices=list(icp.TESTS), help="by the target if left out")
     add("--alpha", type=float, default=0.05, help="level; a set is accepted above it")
@@ -292,12 +301,28 @@ def _icp(arguments: list[str]) -> int:
     add("--screen", choices=["boosting", "lasso", "stability"], help="keep the best predictors")
     add("--keep", type=int, default=8, help="how many a screen keeps")
     add("--out", type=Path, help="folder for icp.json and the picture icp.png")
-    options = parser.parse_args(arguments)
+    options, flags = parser.parse_known_args(arguments)
     names = (options.target, options.environment_column)
-    columns = icp_report.read(options.table, *names, options.variables)
+    if options.dataset is not None:
+        if any((*names, options.variables)):
+            raise UsageError(
+                "--target, --environment-column and --variables are for --table; a data set knows "
+                "its own. Which views there are is --data's to say: `dgbench list`."
+            )
+        from dgbench import icp_datasets
+
+        columns = icp_datasets.read(options.dataset, flags)
+        options.target = icp_datasets.TARGET
+    elif flags:
+        parser.error(f"unrecognized arguments: {' '.join(flags)}")
+    elif None in names:
+        parser.error("--table needs --target and --environment-column")
+    else:
+        columns = icp_report.read(options.table, *names, options.variables)
     result = icp.icp(
         *columns[:3],
         variables=columns.variables,
+        groups=columns.groups,
         **{name: getattr(options, name) for name in _ICP_OPTIONS},
     )
     console = _console()

@@ -1,9 +1,9 @@
-"""Invariant causal prediction of a CSV file: what the command reads, shows and writes."""
+"""Invariant causal prediction of a table: what the command reads, shows and writes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,12 +34,16 @@ class Columns(NamedTuple):
         target: ``(n,)``.
         environment: ``(n,)``.
         variables: ``p`` names.
+        groups: columns that are one variable together, by its name; None where each is one.
+        causes: the target's direct causes, where the data are made so that they are known.
     """
 
     inputs: npt.NDArray[np.float64]
     target: npt.NDArray[Any]
     environment: npt.NDArray[Any]
     variables: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]] | None = None
+    causes: tuple[str, ...] | None = None
 
 
 def read(
@@ -106,6 +110,9 @@ def show(console: Console, result: ICPResult, target: str, columns: Columns) -> 
         console.print(escape(line), highlight=False)
     console.print(_variables(result))
     console.print(escape(_accepted(result)), highlight=False)
+    if columns.causes is not None:
+        truth = write_set(columns.causes) if columns.causes else "none of the variables"
+        console.print(escape(f"Direct causes by construction: {truth}."), highlight=False)
     for note in result.notes:
         console.print(escape(f"Note: {note}"), highlight=False)
 

@@ -43,6 +43,7 @@ def icp(
     alpha: float = 0.05,
     test: str | InvarianceTest | None = None,
     variables: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
     bonferroni: Bonferroni = "recommended",
     intervals: Intervals = "marginal",
     estimate_only: bool = False,
@@ -65,6 +66,9 @@ def icp(
             ``ResidualDistribution(my_regressor)``. Whole-numbered classes of three kinds or more
             look like numbers: name the test for them.
         variables: names of the columns.
+        groups: columns that are one variable together, by the variable's name: a set has all
+            columns of a variable or none. Not given, each column is a variable. Of groups there
+            are no intervals, and they cannot be screened.
         bonferroni: ``recommended`` or ``R``: see ``environment_factor``.
         intervals: ``marginal``: each coefficient's by itself, b +- z(1 - alpha/4) se, as R and
             causalicp have them, covering with probability at least ``1 - 1.5 alpha`` in large
@@ -100,31 +104,36 @@ def icp(
     _require_one_of("intervals", intervals, ("marginal", "simultaneous"))
     chosen = _choose_test(test, y)
     sample = make_sample(X, y, environment, variables, chosen.target)
+    names, members = _groups(sample, groups, screen)
     notes: list[str] = []
     screened_out: tuple[str, ...] = ()
     if screen is not None:
         kept = select(sample, screen, keep, seed)
         screened_out = tuple(n for j, n in enumerate(sample.variables) if j not in kept)
         sample = sample.only(kept)
+        names, members = _groups(sample, None, None)
         notes += [screen_note(screen, len(kept), alpha)] if screened_out else []
-    _refuse_many(sample)
+    _refuse_many(len(names))
     test_set = chosen.prepare(sample, bonferroni)
     tests: dict[Subset, SetTest] = {}
 
     def p_value(subset: Subset) -> float:
-        tests[subset] = test_set(subset)
+        columns = (column for variable in subset for column in members[variable])
+        tests[subset] = test_set(tuple(sorted(columns)))
         return tests[subset].p_value
 
-    found = subsets.search(len(sample.variables), p_value, alpha, estimate_only=estimate_only)
+    found = subsets.search(len(names), p_value, alpha, estimate_only=estimate_only)
     notes += dict.fromkeys(tested.note for tested in tests.values() if tested.note)
     accepted = {subset: tests[subset] for subset, value in found.items() if value > alpha}
     return ICPResult.from_p_values(
-        {tuple(sample.variables[j] for j in subset): value for subset, value in found.items()},
-        sample.variables,
+        {tuple(names[j] for j in subset): value for subset, value in found.items()},
+        names,
         alpha=alpha,
         test=chosen.name,
         complete=not estimate_only,
-        intervals=None if estimate_only else _hulls(accepted, sample, alpha, intervals),
+        intervals=None
+        if estimate_only or groups is not None
+        else _hulls(accepted, sample, alpha, intervals),
         interval_level=1 - (1.5 if intervals == "marginal" else 2) * alpha,
         screened_out=screened_out,
         notes=notes,
@@ -144,8 +153,22 @@ def _require_one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     require(value in allowed, option, repr(value), f"one of {', '.join(allowed)}")
 
 
-def _refuse_many(sample: Sample) -> None:
-    count = len(sample.variables)
+def _groups(
+    sample: Sample, groups: Mapping[str, Sequence[str]] | None, screen: Screen | None
+) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Names of the variables, and the columns of each."""
+    if groups is None:
+        return sample.variables, [[column] for column in range(len(sample.variables))]
+    grouped = [name for group in groups.values() for name in group]
+    if sorted(grouped) != sorted(sample.variables) or not all(groups.values()) or screen:
+        raise UsageError(
+            f"groups are {dict(groups)} and screen is {screen}; each of the columns "
+            f"{', '.join(sample.variables)} must be in one group, and groups cannot be screened."
+        )
+    return tuple(groups), [[sample.variables.index(n) for n in own] for own in groups.values()]
+
+
+def _refuse_many(count: int) -> None:
     if count > MOST_VARIABLES:
         raise UsageError(
             f"{count} variables have {2**count:,} subsets; at most {MOST_VARIABLES} are tested in "

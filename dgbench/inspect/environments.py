@@ -132,7 +132,7 @@ def _tests(
     environment: npt.NDArray[np.int64],
     classes: int,
 ) -> Iterator[ViewTest]:
-    for view, values in _views(data).items():
+    for view, values in view_numbers(data).items():
         columns = _components(values)
         if classes == 2:
             scores = fit_logistic(columns, labels == 1).scores
@@ -144,8 +144,12 @@ def _tests(
         yield ViewTest(view, float((guessed == labels).mean()), p_value)
 
 
-def _views(data: EnvironmentDataModule) -> dict[str, FloatArray]:
-    """The views of all training samples, ``(n, numbers)`` each."""
+def view_numbers(data: EnvironmentDataModule) -> dict[str, FloatArray]:
+    """The views of the training environments' main splits, ``(n, numbers)`` each.
+
+    Args:
+        data: the data set.
+    """
     parts = [
         {
             view: values.flatten(1).double().numpy()

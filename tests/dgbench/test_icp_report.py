@@ -117,6 +117,39 @@ def test_misuse_is_one_message(options, expected, table, tmp_path, monkeypatch):
         assert part in errors
 
 
+def test_a_models_table_shows_its_causes(tmp_path):
+    code, shown, errors = command("icp", "--dataset", "irm_sem_fou", "--out", tmp_path)
+    assert code == 0, errors
+    assert "Direct causes by construction: {x1, x2, x3, x4, x5}." in shown
+    document = json.loads((tmp_path / "icp.json").read_text())
+    assert document["estimate"] == ["x1", "x2", "x3", "x4", "x5"]
+    code, _, errors = command("icp", "--dataset", "irm_sem_pes", "--data-seed", "1", "--seed", "2")
+    assert code == 2
+    assert "--seed 2" in errors
+
+
+def test_a_data_sets_views_are_tested_as_groups_on_independent_rows(tmp_path):
+    options = ("--test-env", "2", "--alpha", "1e-4", "--out", tmp_path)
+    code, shown, errors = command("icp", "--dataset", "colored_mnist", *options)
+    assert code == 0, errors
+    assert "2668 rows in 2" in shown
+    found = json.loads((tmp_path / "icp.json").read_text())
+    accepted = [one["variables"] for one in found["sets"] if one["accepted"]]
+    assert accepted == [[], ["shape"]]
+    assert found["intervals"] is None
+
+
+def test_a_data_set_knows_its_columns():
+    code, _, errors = command("icp", "--dataset", "colored_mnist", "--target", "y")
+    assert code == 2
+    assert "are for --table" in errors
+    code, _, errors = command("icp", "--dataset", "irm_sem_fuo")
+    assert code == 2
+    assert "irm_sem_fou" in errors
+    assert command("icp", "--table", "table.csv")[0] == 2
+    assert command("icp", "--table", "table.csv", "--data-seed", "1")[0] == 2
+
+
 def test_a_missing_value_is_named(table):
     rows = pd.read_csv(table)
     rows.loc[17, "x1"] = np.nan
