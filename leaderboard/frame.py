@@ -20,6 +20,7 @@ from leaderboard.errors import RecordError
 from leaderboard.records import (
     CheckLine,
     Conclusion,
+    DoneJson,
     Run,
     RunJson,
     SelectionRule,
@@ -34,7 +35,7 @@ UNKNOWN_COUNT = -1
 Origin = Literal["dgbench", "DomainBed"]
 
 # Settings of the data that say how batches are drawn, not what the data set is.
-_BATCHES = {"batch_size", "sampling"}
+BATCH_OPTIONS = {"batch_size", "sampling"}
 _SEEDS = {"trial_seed", "data_seed"}
 
 
@@ -254,6 +255,12 @@ class Record:
         return content
 
     @property
+    def done(self) -> DoneJson | None:
+        """The content of `done.json`; None if the run has not ended, or is of DomainBed."""
+        content: DoneJson | None = None if self.done_text is None else json.loads(self.done_text)
+        return content
+
+    @property
     def space(self) -> str:
         """Name and version of the search space of its draw; "" without one."""
         return space(self.search)
@@ -283,7 +290,6 @@ def from_run(run: Run) -> Record:
     checks = columns(run.checks)
     found = run.checks[-1].get("conclusion") if run.checks else None
     conclusion = None if found is None else canonical_json(found)
-    files = canonical_json([run.run, checks.lines(), run.done, *[conclusion] * (found is not None)])
     return record(
         run.run,
         checks,
@@ -293,10 +299,19 @@ def from_run(run: Run) -> Record:
         rule=settings["selection"],
         conclusion_text=conclusion,
         seconds=None if run.done is None else run.done["seconds"],
-        sha256=hashlib.sha256(files.encode()).hexdigest(),
+        sha256=content_sha256(run.run, checks, run.done, conclusion),
         run_text=canonical_json(run.run),
         done_text=None if run.done is None else canonical_json(run.done),
     )
+
+
+def content_sha256(
+    run: RunJson, checks: Checks, done: DoneJson | None, conclusion_text: str | None
+) -> str:
+    """The hash of what a run's files say, which its folder and its place in a pack share."""
+    content = [run, checks.lines(), done]
+    files = canonical_json(content if conclusion_text is None else [*content, conclusion_text])
+    return hashlib.sha256(files.encode()).hexdigest()
 
 
 def record(
@@ -355,7 +370,7 @@ def _shared(value: Any) -> Any:
 def _identity(fixed: str) -> dict[str, str]:
     """What the settings that runs share say of them: worked out once for all these runs."""
     settings = orjson.loads(fixed)
-    data = {k: v for k, v in settings["data"].items() if k != "name" and k not in _BATCHES}
+    data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
     found = {
         "dataset": settings["data"]["name"],
         "data": canonical_json(data),
@@ -393,7 +408,7 @@ def _without_draws(fixed: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without what a draw decides: hyper-parameters, batches and sizes of the network."""
     kept = {key: value for key, value in fixed.items() if key != "hparams_seed"}
     kept["algo"] = {"name": fixed["algo"]["name"]}
-    kept["data"] = {k: v for k, v in fixed["data"].items() if k not in _BATCHES}
+    kept["data"] = {k: v for k, v in fixed["data"].items() if k not in BATCH_OPTIONS}
     kept["network"] = {k: v for k, v in fixed["network"].items() if k in ("backbone", "weights")}
     return kept
 

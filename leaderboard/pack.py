@@ -158,7 +158,7 @@ def _checks(row: Mapping[str, Any]) -> Checks:
     lowest, highest = np.fmin.reduce(metrics, None), np.fmax.reduce(metrics[:, 0], None)
     if (steps[1:] <= steps[:-1]).any() or lowest < 0 or highest > 1:
         raise RecordError("its steps do not ascend, or a metric is out of its range")
-    return Checks(
+    found = Checks(
         steps=steps,
         seconds=row["seconds"],
         splits=splits,
@@ -167,6 +167,9 @@ def _checks(row: Mapping[str, Any]) -> Checks:
         train_names=train_names,
         train=row["train"].reshape(len(steps), len(train_names)),
     )
+    if len(found.seconds) != len(found):
+        raise RecordError(f"it has {len(found)} checks, but the seconds of {len(found.seconds)}")
+    return found
 
 
 def _refuse_schema(given: object, path: Path) -> None:

@@ -312,8 +312,17 @@ def write_json_atomic(path: str | os.PathLike[str], obj: object) -> None:
     Raises:
         RecordError: `obj` holds NaN, an infinity, or something that JSON cannot hold.
     """
+    write_text_atomic(path, json_text(obj))
+
+
+def json_text(obj: object) -> str:
+    """Write `obj` as the indented JSON with sorted keys that a record's files are.
+
+    Raises:
+        RecordError: `obj` holds NaN, an infinity, or something that JSON cannot hold.
+    """
     canonical_json(obj)
-    write_text_atomic(path, json.dumps(obj, sort_keys=True, indent=2, allow_nan=False) + "\n")
+    return json.dumps(obj, sort_keys=True, indent=2, allow_nan=False) + "\n"
 
 
 def append_check(path: str | os.PathLike[str], line: CheckLine) -> None:
