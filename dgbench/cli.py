@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -148,16 +149,19 @@ def _sweep(arguments: list[str]) -> int:
 
 
 def _reproduce(arguments: list[str]) -> int:
-    """Reruns a published table and prints theirs beside ours."""
+    """Reruns a published table, or a record, and prints theirs beside ours."""
     from dgbench import reproductions
     from dgbench.parser import DEFAULT_OUT
 
+    if arguments and not arguments[0].startswith("-") and _is_record(arguments[0]):
+        return _rerun(arguments)
     parser = argparse.ArgumentParser(
         prog="dgbench reproduce",
         description=f"{_reproduce.__doc__} Options of `fit` are passed on to every run.",
         allow_abbrev=False,
     )
-    parser.add_argument("name", nargs="?", help="which one; --list names them")
+    text = "which table, --list names them; or a run folder, a packed file or a run id"
+    parser.add_argument("name", nargs="?", help=text)
     parser.add_argument("--list", action="store_true", help="list all there are")
     parser.add_argument("--trials", type=_at_least_one, help="runs of each row")
     parser.add_argument("--row", action="append", default=[], help="only this row; repeatable")
@@ -186,6 +190,42 @@ def _reproduce(arguments: list[str]) -> int:
     lines = compare(table, planned)
     sys.stdout.write(write(table, lines, flags, options.out))
     return int(any(line.inside is False for line in lines))
+
+
+def _is_record(name: str) -> bool:
+    """Whether something to reproduce is a record: a path that is there, or a run id."""
+    return Path(name).exists() or re.fullmatch(r"[0-9a-f]{16}", name) is not None
+
+
+def _rerun(arguments: list[str]) -> int:
+    from dgbench.parser import DEFAULT_OUT
+
+    parser = argparse.ArgumentParser(
+        prog="dgbench reproduce",
+        description="Reruns a record and compares. Options of `fit` that decide no number are "
+        "passed on.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("record", help=f"a run folder, a packed file, or a run id of a record below {DEFAULT_OUT}")
+    add("--run-id", help="which record of several")
+    add("--out", default="reproduced", help="folder of the rerun (reproduced)")
+    text = "largest difference of an accuracy, 0 to 1, that counts as reproduced (0.01)"
+    add("--tolerance", type=float, default=0.01, help=text)
+    options, flags = parser.parse_known_args(arguments)
+    from dgbench import rerun
+    from dgbench.errors import Interrupted
+
+    console = _console()
+    original, source = rerun.find(options.record, options.run_id, DEFAULT_OUT)
+    try:
+        again = rerun.rerun(original, source, options.out, flags, console)
+    except (Interrupted, KeyboardInterrupt):
+        sys.stderr.write("dgbench: interrupted; the same command goes on from there\n")
+        return _EXIT_INTERRUPTED
+    comparison = rerun.compare(original, again, options.tolerance)
+    rerun.show(console, original, again, comparison)
+    return int(not comparison.reproduced)
 
 
 def _at_least_one(text: str) -> int:
@@ -218,6 +258,8 @@ def _leaderboard(arguments: list[str]) -> int:
     packed = commands.add_parser("pack", help="records in, one file out")
     packed.add_argument("runs", nargs="+", type=Path, help=sources)
     packed.add_argument("--out", type=Path, required=True, help="a .parquet or .jsonl file")
+    verified = commands.add_parser("verify", help="checks a submission: records and their tables")
+    verified.add_argument("folder", type=Path, help="holds both")
     published = commands.add_parser("publish", help="tables and plots to Weights & Biases")
     published.add_argument("runs", nargs="+", type=Path, help=sources)
     published.add_argument("--to", choices=["wandb"], required=True, help="offline by default")
@@ -227,6 +269,8 @@ def _leaderboard(arguments: list[str]) -> int:
         return _publish(options.runs, options.out)
     if options.command == "pack":
         return _pack(options.runs, options.out)
+    if options.command == "verify":
+        return _verify(options.folder)
     from leaderboard.build import build as build_tables
     from leaderboard.build import build_parity
 
@@ -263,6 +307,22 @@ def _pack(runs: Sequence[Path], out: Path) -> int:
         console.print(f"Left out: {entry.place}: {entry.reason}", highlight=False, markup=False)
     console.print(f"Written: {written}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _verify(folder: Path) -> int:
+    from leaderboard.verify import HASH_NOTE, verify
+
+    report = verify(folder)
+    parts = (
+        ("Violation", report.violations),
+        ("Checked", report.checked),
+        ("Not checked", report.unchecked),
+    )
+    for word, lines in parts:
+        for line in lines:
+            sys.stdout.write(f"{word}: {line}\n")
+    sys.stdout.write(f"{len(report.violations) or 'No'} violations. {HASH_NOTE}\n")
+    return int(bool(report.violations))
 
 
 def _inspect(arguments: list[str]) -> int:

@@ -277,6 +277,24 @@ def recorded_config(
     return {**config, "data": data, "trainer": trainer}
 
 
+def resolve_recorded(run: records.RunJson, arguments: Sequence[str]) -> Settings:
+    """Resolves a recorded run anew, with options on top.
+
+    Args:
+        run: content of its ``run.json``. Source files are looked for where it had them, or, where
+            these are not on this machine, wherever they are by default.
+        arguments: options of ``fit``.
+
+    Raises:
+        UsageError: for names, options and values that are not allowed.
+    """
+    flags, _, _ = sorted_out(arguments)
+    locations = run["provenance"].get("locations", {})
+    here = {name: path for name, path in locations.items() if Path(str(path)).exists()}
+    layer = recorded_config(run["settings"], here)
+    return _second_phase(names_of([layer], flags), [layer], flags)
+
+
 def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
     """The configuration of the run to go on with."""
     outs = [flag.partition("=")[2] for flag in flags if flag.startswith("--out=")]

@@ -53,7 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("stacked",),
     ("sweep",),
-    ("checkpoints", "reproduce", "screen", "screen_report"),
+    ("checkpoints", "reproduce", "rerun", "screen", "screen_report"),
     ("cli",),
     ("__main__",),
 )

@@ -58,8 +58,12 @@ def test_generated_tables_are_those_of_the_code():
     assert README.read_text() == with_tables(README.read_text())
 
 
+def is_table(arguments: list[str]) -> bool:
+    return arguments[0] == "reproduce" and "/" not in arguments[1]
+
+
 def tiny(arguments: list[str]) -> list[str]:
-    if arguments[0] == "reproduce":
+    if is_table(arguments):
         return [*arguments, "--trials", "1", "--row", "grayscale", "--protocol", "digits", *TINY]
     if arguments[0] == "sweep" and arguments[1] != "status":
         return [*arguments, "--trials", "1", "--test-envs", "2", "--jobs", "1", *BUDGET]
@@ -81,7 +85,7 @@ def test_its_commands_run_one_after_the_other(tmp_path, monkeypatch):
         given = arguments[:-2] if redirected else arguments
         code, shown, errors = command(*tiny(given))
         # Four steps reproduce nothing, and `reproduce` says so.
-        assert code == (arguments[0] == "reproduce"), f"{arguments}: {errors}"
+        assert code == is_table(arguments), f"{arguments}: {errors}"
         if redirected:
             Path(arguments[-1]).write_text(shown)
     assert "vrex" in (tmp_path / "board" / "LEADERBOARD.md").read_text()
