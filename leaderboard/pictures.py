@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +32,10 @@ MOST_PLOTTED = 6
 """Environments that have plots of their own."""
 
 PENALTY = "penalty"  # what algorithms call it in their training values
+WEIGHT = "penalty_weight"  # what algorithms call its weight in their options
+LEAST_WEIGHTS = 3
+"""Weights from which on a scan is drawn."""
+
 _ACCURACY = "accuracy, %"
 
 
@@ -64,6 +72,8 @@ def section_pictures(board: Board, section: Section, look: Mapping[str, Style]) 
         pictures += _curves(board, section, place, name, look)
     for place, name in columns:
         pictures += _penalties(board, section, place, name, look)
+    for place, name in columns:
+        pictures += _scans(board, section, place, name)
     return pictures + _costs(section, look)
 
 
@@ -142,6 +152,70 @@ def _penalties(
     title = f"Penalty against accuracy in {name}"
     svg = scatter_plot(title, series, "penalty at the selected check", _ACCURACY)
     return [Picture("Penalty against accuracy", f"in {name}", svg)] if series else []
+
+
+def _scans(board: Board, section: Section, place: int, name: str) -> list[Picture]:
+    """Accuracy in each environment and the penalty against the penalty's weight, by algorithm."""
+    runs: dict[str, dict[float, list[tuple[Record, int]]]] = defaultdict(lambda: defaultdict(list))
+    for row in section.rows:
+        for number in row.cells[place].numbers:
+            record = board.runs[number.run_id]
+            weight = json.loads(record.run_text)["settings"]["algo"].get(WEIGHT)
+            if weight:
+                runs[record.algorithm][float(weight)].append((record, number.step))
+    pictures = []
+    look = styles([*section.environments, PENALTY])
+    for algorithm, by_weight in runs.items():
+        if len(by_weight) < LEAST_WEIGHTS:
+            continue
+        of_environments = [
+            Series(environment, look[environment], points)
+            for environment in section.environments
+            if (points := _over_weights(by_weight, partial(_accuracy, environment)))
+        ]
+        penalties = _over_weights(by_weight, _logarithm_of_penalty)
+        of_penalty = [Series(PENALTY, look[PENALTY], penalties)] if penalties else []
+        for series, title, y_label in (
+            (of_environments, "Accuracy in each environment", _ACCURACY),
+            (of_penalty, "Penalty", "logarithm to base 10 of the penalty"),
+        ):
+            if series:
+                caption = f"{title}: {algorithm}, {name} held out"
+                svg = line_plot(caption, series, "weight of the penalty", y_label, logarithmic=True)
+                pictures.append(Picture("Weight of the penalty", caption, svg))
+    return pictures
+
+
+def _over_weights(
+    runs: Mapping[float, Sequence[tuple[Record, int]]],
+    measure: Callable[[Record, int], float | None],
+) -> list[tuple[float, Estimate]]:
+    """Mean over runs of what is measured of each, by weight in ascending order."""
+    points = []
+    for weight in sorted(runs):
+        values = [value for run in runs[weight] if (value := measure(*run)) is not None]
+        if values:
+            summary = summarize(values)
+            low, high = summary.interval or (None, None)
+            several = len(values) >= MINIMUM_TRIALS
+            points.append(
+                (weight, Estimate(summary.mean, low, high) if several else Estimate(summary.mean))
+            )
+    return points
+
+
+def _accuracy(environment: str, record: Record, step: int) -> float | None:
+    """In percent, on the main split; of a training environment perhaps only on the holdout."""
+    for split in ("main", "holdout"):
+        measured = _curve(record, f"{environment}/{split}").get(step)
+        if measured is not None:
+            return 100 * measured
+    return None
+
+
+def _logarithm_of_penalty(record: Record, step: int) -> float | None:
+    penalty = _at(record, step, PENALTY)
+    return math.log10(penalty) if penalty is not None and penalty > 0 else None
 
 
 def _at(record: Record, step: int, name: str) -> float | None:

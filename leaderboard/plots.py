@@ -161,7 +161,14 @@ def interval_plot(title: str, rows: Sequence[tuple[str, Style, Estimate]], x_lab
     return _draw(_Plot(title, bottom + _FOOT, frame, x_label, "", axis.ticks(), (), names, marks))
 
 
-def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str) -> Markup:
+def line_plot(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    logarithmic: bool = False,
+) -> Markup:
     """Draw one line an algorithm, with a band where its points have intervals.
 
     Args:
@@ -169,8 +176,9 @@ def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str) 
         series: Points in ascending order of x.
         x_label: What x is.
         y_label: What y is.
+        logarithmic: Whether the x axis is; every x is then above 0.
     """
-    x, y, frame = _axes(series)
+    x, y, frame = _axes(series, logarithmic=logarithmic)
     marks = []
     for label, style, points in series:
         if not points:
