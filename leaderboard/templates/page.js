@@ -172,7 +172,8 @@
       element("code", null, run.id)));
     made.addEventListener("toggle", () => {
       made.append(
-        element("h3", null, "Run it again"), command(run.command),
+        // Of what dgbench did not make nobody knows the command.
+        ...(run.command ? [element("h3", null, "Run it again"), command(run.command)] : []),
         element("h3", null, "Curves"), curves([trace]),
         element("h3", null, "Run"), list(run.facts),
         element("h3", null, "Settings"), list(pack.settings[run.settings]));
