@@ -1,6 +1,6 @@
 """What tables of 10,000 runs cost, beside DomainBed's aggregation of the same runs.
 
-    python tests/benchmarks/leaderboard.py
+    python tests/benchmarks/aggregation.py
 
 A synthetic sweep of PACS: 42 algorithms, 4 test environments, 20 draws of hyper-parameters and 3
 trials, 18 checks a run. The peer's side is a restatement of what its `collect_results` does: it
@@ -254,7 +254,7 @@ SIDES: dict[str, Callable[[Path], None]] = {
 
 def cost(side: str, place: Path) -> tuple[float, float]:
     """CPU seconds and peak memory, MB, of a side in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.leaderboard", "--side", side, str(place)]
+    command = [sys.executable, "-m", "tests.benchmarks.aggregation", "--side", side, str(place)]
     quiet = None if side == "compare" else subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=quiet)
     _, status, usage = os.wait4(process.pid, 0)
