@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from datamodules.base import EnvironmentDataModule
+from datamodules.base import EVALUATION_BATCH_SIZE, EnvironmentDataModule
 from datamodules.environments import Split
 from dgbench.collectives import gathered_rows, rank, world_size
 from dgbench.networks import Network
@@ -130,6 +130,7 @@ def evaluate_stacked(
     splits: Iterable[tuple[int, Split]],
     device: torch.device,
     precision: Precision,
+    rows: int = EVALUATION_BATCH_SIZE,
 ) -> list[dict[str, records.SplitMetrics]]:
     """Measures several networks on the same splits in one pass, never augmented.
 
@@ -140,12 +141,14 @@ def evaluate_stacked(
         splits: pairs of environment index and split; empty ones are left out.
         device: where the networks are.
         precision: Lightning's precision plugin of the run.
+        rows: inputs of a pass.
 
     Returns:
         For each network, metrics by ``<environment>/<split>``.
     """
     measured: list[dict[str, records.SplitMetrics]] = [{} for _ in range(networks)]
-    for name, logits, targets, _ in _passed(logits_of, networks, data, splits, device, precision):
+    passed = _passed(logits_of, networks, data, splits, device, precision, rows)
+    for name, logits, targets, _ in passed:
         for position in range(networks):
             measured[position][name] = _metrics(logits[position], targets)
     return measured
@@ -158,6 +161,7 @@ def _passed(
     splits: Iterable[tuple[int, Split]],
     device: torch.device,
     precision: Precision,
+    rows: int = EVALUATION_BATCH_SIZE,
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """Each split's name and this device's share of it, which may have no row.
 
@@ -168,7 +172,7 @@ def _passed(
         targets = [torch.zeros(0, dtype=torch.int64)]
         indices = [torch.zeros(0, dtype=torch.int64)]
         for inputs, labels, chosen in data.evaluation_batches(
-            environment, split, rank=rank(), world_size=world_size()
+            environment, split, batch_size=rows, rank=rank(), world_size=world_size()
         ):
             with precision.forward_context():
                 logits.append(logits_of(precision.convert_input(inputs.to(device))))

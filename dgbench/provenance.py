@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def _git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from datamodules.base import EVALUATION_BATCH_SIZE
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 from dgbench.errors import UsageError
@@ -84,13 +85,26 @@ class StackedAlgorithm(pl.LightningModule):
         named = (*network.named_parameters(), *network.named_buffers())
         states = {name: value.detach()[list(chosen)] for name, value in named}
 
-        def logits(inputs: Tensor) -> Tensor:
-            own: Tensor = torch.vmap(lambda state: functional_call(network, state, (inputs,)))(
-                states
-            )
-            return own
+        def own(state: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            found: Tensor = functional_call(network, state, (inputs,))
+            return found
 
-        return logits
+        if len(chosen) == 1:
+            # vmap of one costs as much as a small network's pass.
+            alone = {name: value[0] for name, value in states.items()}
+            return lambda inputs: own(alone, inputs).unsqueeze(0)
+        return lambda inputs: torch.vmap(own, (0, None))(states, inputs)
+
+    def rows(self, networks: int) -> int:
+        """How many inputs some of the networks take in one pass, at the least as many as one alone.
+
+        A check of small networks is many small passes, each of which costs its dispatch.
+
+        Args:
+            networks: how many.
+        """
+        most = self.algorithm.network.rows or 0
+        return max(EVALUATION_BATCH_SIZE, most // networks)
 
     def network(self, position: int) -> Network:
         """A copy of one of the networks.

@@ -16,7 +16,7 @@ import torch
 from datamodules.seeds import derive_seed
 from datamodules.streams import EnvironmentBatch
 from dgbench.errors import Interrupted
-from dgbench.evaluation import evaluate, evaluate_stacked
+from dgbench.evaluation import evaluate_stacked
 from dgbench.record import Record
 from dgbench.recorder import StepRecorder, flat_metrics
 from dgbench.stacked.checkpoints import Part
@@ -144,13 +144,15 @@ class StackedRecorder(StepRecorder):
         stack.eval()
         for positions in sharing.values():
             run = self.runs[positions[0]]
-            splits = run.splits_at(trainer.global_step)
-            where = (run.data, splits, stack.device, trainer.precision_plugin)
-            if len(positions) == 1:
-                # torch.func costs more than a small network's pass.
-                found = [evaluate(stack.network(positions[0]), *where)]
-            else:
-                found = evaluate_stacked(stack.logits_of(positions), len(positions), *where)
+            found = evaluate_stacked(
+                stack.logits_of(positions),
+                len(positions),
+                run.data,
+                run.splits_at(trainer.global_step),
+                stack.device,
+                trainer.precision_plugin,
+                rows=stack.rows(len(positions)),
+            )
             measured |= dict(zip(positions, found, strict=True))
         stack.train()
         return measured
