@@ -30,7 +30,8 @@ def provenance() -> records.Provenance:
     """Time, command, commit and package versions of this process."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": list(sys.argv),
+        # Without the program's place, which says nothing but how somebody's disk is laid out.
+        "argv": ["dgbench", *sys.argv[1:]],
         "git": git_state(Path(__file__).parent.parent),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
