@@ -14,6 +14,8 @@ _EXPECTED_WARNINGS = (
     "You passed in a `val_dataloader` but have no `validation_step`",
     # The training stream makes its batches on the device; there is nothing for workers to do.
     "The 'train_dataloader' does not have many workers",
+    # Frozen batch normalisation is meant to be.
+    r"Found \d+ module\(s\) in eval mode at the start of training",
     # Inside Lightning and torch, about each other.
     ".*LeafSpec.*is deprecated",
 )
