@@ -179,7 +179,7 @@ def _show_cost(sweep: Sweep, options: argparse.Namespace, console: Console) -> i
     from dgbench.sweep.stacking import grouped
 
     found = plan(sweep, options.out)
-    lines, workers = _cost(found, options)
+    lines, workers = _cost(found, options, console)
     _show_plan(found, [run for line in lines for run in line.todo], console)
     grouping = grouped(found.runs, sweep.stack, workers)
     _show_grouping(grouping, console)
@@ -196,21 +196,22 @@ def _ask_if_long(sweep: Sweep, options: argparse.Namespace, console: Console) ->
     found = plan(sweep, options.out)
     if cost.is_small(found.runs):
         return
-    lines, workers = _cost(found, options)
+    lines, workers = _cost(found, options, console)
     takes = cost.total(lines, workers)
     if takes > cost.ASKED_ABOVE:
         cost.show(lines, workers, options.out, console)
         cost.ask(takes, console)
 
 
-def _cost(found: Plan, options: argparse.Namespace) -> tuple[list[Line], int]:
+def _cost(found: Plan, options: argparse.Namespace, console: Console) -> tuple[list[Line], int]:
     """What a sweep costs, and how many workers share it."""
     from dgbench.sweep.cost import estimate, measured_here
 
     places = _places(options)
     workers = len(places) if options.executor == "local" else options.jobs or 1
     measure = measured_here(places[0].environment(), places[0].cores)
-    return estimate(found.runs, measure), workers
+    with console.status("Taking a few steps of each algorithm"):
+        return estimate(found.runs, measure), workers
 
 
 def _refuse_several_devices(found: Plan) -> None:

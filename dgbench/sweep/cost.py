@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +47,21 @@ class _Known(NamedTuple):
     rows: int
     seconds: float
     bytes: float
+
+
+class _Kind(NamedTuple):
+    """Runs whose steps cost the same, but for the rows of their batches; and what is known."""
+
+    runs: Sequence[PlannedRun]
+    recorded: Sequence[_Known]
+
+    @property
+    def unknown(self) -> list[PlannedRun]:
+        """Those to measure: with the smallest and the largest batches, if there are no records."""
+        if self.recorded:
+            return []
+        ordered = sorted(self.runs, key=lambda run: _rows(run.settings.data))
+        return list({_rows(run.settings.data): run for run in (ordered[0], ordered[-1])}.values())
 
 
 @dataclass(frozen=True)
@@ -87,12 +103,16 @@ def estimate(runs: Sequence[PlannedRun], measure: Measure) -> list[Line]:
 
     Args:
         runs: all of it.
-        measure: what runs cost of which there are no earlier records.
+        measure: what runs cost of which there are no earlier records; called once.
     """
     named: defaultdict[tuple[str, str], list[PlannedRun]] = defaultdict(list)
     for run in runs:
         named[run.settings.data["name"], run.settings.algo["name"]].append(run)
-    return [_line(*names, found, measure) for names, found in named.items()]
+    kinds = {names: _kinds(found) for names, found in named.items()}
+    unknown = [run for found in kinds.values() for kind in found for run in kind.unknown]
+    costs = measure([run.settings for run in unknown]) if unknown else []
+    measured = {run.folder: cost for run, cost in zip(unknown, costs, strict=True)}
+    return [_line(*names, named[names], kinds[names], measured) for names in named]
 
 
 def _steps_left(run: PlannedRun) -> int:
@@ -100,29 +120,43 @@ def _steps_left(run: PlannedRun) -> int:
     return 0 if ended else run.settings.steps - step_of(run.folder)
 
 
-def _line(dataset: str, algo: str, runs: Sequence[PlannedRun], measure: Measure) -> Line:
+def _kinds(runs: Sequence[PlannedRun]) -> list[_Kind]:
+    """The kinds of what is left of an algorithm's runs on a data set."""
+    alike: defaultdict[str, list[PlannedRun]] = defaultdict(list)
+    for run in runs:
+        if state_of(run.folder) not in ENDED:
+            alike[_kind_of(run.settings.deciding([], []))].append(run)
+    recorded = _recorded(runs[0].folder.parent) if alike else {}
+    return [_Kind(found, recorded.get(kind, [])) for kind, found in alike.items()]
+
+
+def _line(
+    dataset: str,
+    algo: str,
+    runs: Sequence[PlannedRun],
+    kinds: Sequence[_Kind],
+    measured: Mapping[Path, Cost | str],
+) -> Line:
     pairs = sum(len(run.settings.test_env) > 1 for run in runs)
-    todo = [run for run in runs if state_of(run.folder) not in ENDED]
-    kinds: defaultdict[str, list[PlannedRun]] = defaultdict(list)
-    for run in todo:
-        kinds[_kind(run.settings.deciding([], []))].append(run)
-    recorded = _recorded(runs[0].folder.parent) if todo else {}
+    todo = [run for kind in kinds for run in kind.runs]
     seconds, size, sources = 0.0, 0.0, list[str]()
-    for kind, alike in kinds.items():
-        known = recorded.get(kind, [])
+    for kind in kinds:
+        known = list(kind.recorded)
         sources.append(f"{len(known)} records" if known else "measuring")
-        if not known:
-            known, problem = _measured(alike, measure)
-            if problem:
-                return Line(dataset, algo, len(runs), pairs, todo, None, 0.0, problem)
-        for run in alike:
+        for run in kind.unknown:
+            cost = measured[run.folder]
+            if isinstance(cost, str):
+                return Line(dataset, algo, len(runs), pairs, todo, None, 0.0, f"not known: {cost}")
+            rows = _rows(run.settings.data)
+            known.append(_Known(rows, cost.seconds / run.settings.steps, cost.bytes))
+        for run in kind.runs:
             seconds += _steps_left(run) * _seconds_a_step(known, _rows(run.settings.data))
             size += fmean(each.bytes for each in known)
     source = ", ".join(dict.fromkeys(sources))
     return Line(dataset, algo, len(runs), pairs, todo, seconds, size, source)
 
 
-def _kind(settings: Mapping[str, Any]) -> str:
+def _kind_of(settings: Mapping[str, Any]) -> str:
     """What runs have in common whose steps cost the same, but for the rows of their batches."""
     size = settings["data"].get("batch_size")
     named = {name: settings[name] for name in ("protocol", "network", "precision")}
@@ -147,7 +181,7 @@ def _recorded(folder: Path) -> dict[str, list[_Known]]:
         if seconds is None or run.done is None or not run.done["last_step"]:
             continue
         settings: Mapping[str, Any] = run.run["settings"]
-        found[_kind(settings)].append(
+        found[_kind_of(settings)].append(
             _Known(
                 _rows(settings["data"]),
                 seconds / run.done["last_step"],
@@ -155,20 +189,6 @@ def _recorded(folder: Path) -> dict[str, list[_Known]]:
             )
         )
     return found
-
-
-def _measured(alike: Sequence[PlannedRun], measure: Measure) -> tuple[list[_Known], str]:
-    """What the runs with the smallest and the largest batches of a kind cost, or why not."""
-    ordered = sorted(alike, key=lambda run: _rows(run.settings.data))
-    ends = list({_rows(run.settings.data): run for run in (ordered[0], ordered[-1])}.values())
-    found = measure([run.settings for run in ends])
-    problems = [each for each in found if isinstance(each, str)]
-    known = [
-        _Known(_rows(run.settings.data), cost.seconds / run.settings.steps, cost.bytes)
-        for run, cost in zip(ends, found, strict=True)
-        if not isinstance(cost, str)
-    ]
-    return known, f"not known: {problems[0]}" if problems else ""
 
 
 def _seconds_a_step(known: Sequence[_Known], rows: int) -> float:
@@ -181,7 +201,7 @@ def _seconds_a_step(known: Sequence[_Known], rows: int) -> float:
 
 
 def measured_here(environment: Mapping[str, str], cores: Sequence[int] | None) -> Measure:
-    """Measures runs as a worker of this machine would train them, in a process of its own.
+    """Measures runs as a worker of this machine would train them, all in one process of its own.
 
     Args:
         environment: the worker's variables.
@@ -189,17 +209,21 @@ def measured_here(environment: Mapping[str, str], cores: Sequence[int] | None) -
     """
 
     def measure(settings: Sequence[Settings]) -> list[Cost | str]:
-        with ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=settle,
-            initargs=(environment, cores, Path(os.devnull)),
-        ) as pool:
-            futures = [pool.submit(_measure, each) for each in settings]
-            return [
-                future.result() if (error := future.exception()) is None else _first_line(error)
-                for future in futures
-            ]
+        found: list[Cost | str] = []
+        while len(found) < len(settings):
+            with ProcessPoolExecutor(
+                1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=settle,
+                initargs=(environment, cores, Path(os.devnull)),
+            ) as pool:
+                for future in [pool.submit(_measure, each) for each in settings[len(found) :]]:
+                    error = future.exception()
+                    found.append(future.result() if error is None else _first_line(error))
+                    if isinstance(error, BrokenProcessPool):
+                        # This run killed the process; another one measures those behind it.
+                        break
+        return found
 
     return measure
 

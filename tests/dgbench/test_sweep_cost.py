@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.prompt import Confirm
 
+from datamodules.streams import EnvironmentBatch
+from dgbench.algorithms.erm import ERM
 from dgbench.errors import UsageError
 from dgbench.settings import Settings
 from dgbench.sweep import cost
@@ -70,10 +75,14 @@ def test_between_the_smallest_and_the_largest_batch_a_step_costs_in_proportion()
 def test_what_cannot_be_measured_is_said_and_hides_nothing_else():
     runs = plan(sweep(algos=["erm", "irm"]), "runs").runs
 
+    calls = []
+
     def only_irm(settings: Sequence[Settings]) -> list[Cost | str]:
+        calls.append(len(settings))
         return ["no images" if each.algo["name"] == "erm" else Cost(3600, 2e9) for each in settings]
 
     lines = estimate(runs, only_irm)
+    assert calls == [2], "one process can measure all"
     assert [line.seconds for line in lines] == [None, pytest.approx(3600)]
     assert lines[0].source == "not known: no images"
     assert cost.total(lines, 2) == timedelta(minutes=30)
@@ -149,12 +158,23 @@ def test_few_steps_begin_unasked(tmp_path):
     assert not cost.is_small(runs)
 
 
+class Deadly(ERM):
+    """Ends the process that would train it."""
+
+    def objective(self, batch: EnvironmentBatch) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
 @pytest.mark.slow
 def test_a_process_of_its_own_measures_and_says_what_is_wrong(tmp_path):
     (run,) = plan(sweep(), str(tmp_path)).runs
+    (deadly,) = plan(sweep(algos=f"{__name__}.Deadly"), "runs").runs
     (refused,) = plan(sweep(flags=(*TINY, "--trainer.accelerator", "abacus")), "runs").runs
     here = cost.measured_here({"OMP_NUM_THREADS": "1"}, None)
-    found, problem = here([run.settings, refused.settings])
-    assert isinstance(found, Cost)
-    assert isinstance(problem, str)
-    assert "Lightning refuses" in problem
+    found = here([refused.settings, run.settings, deadly.settings, run.settings])
+    problem, cost_of_one, death, cost_of_two = found
+    assert isinstance(cost_of_one, Cost)
+    assert isinstance(cost_of_two, Cost)
+    assert "Lightning refuses" in str(problem)
+    assert "terminated abruptly" in str(death)
