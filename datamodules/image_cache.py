@@ -3,63 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import math
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from PIL import Image, ImageFile
 
+from datamodules.decoding import Decoder, Reading
 from datamodules.errors import DataError
 from datamodules.images import Pixels
-from datamodules.preprocessing import displayed
 
-Truncated = Literal["refuse", "load"]
 # Rises with every change of decoding: caches of another version are not read.
 VERSION = 1
 INDEX_FILE = "index.json"
 
-# Images that are decoded before they are written: what a build holds in memory.
-_BLOCK = 256
-# Whether Pillow loads what there is of a truncated file is a setting of the whole process.
-_LOADING_TRUNCATED = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What reading an image file found.
-
-    Attributes:
-        sha256: Of the file, in hexadecimal; empty if it could not be read at all.
-        height: Height as displayed, in pixels; 0 if it is no image.
-        width: Width as displayed, in pixels; 0 if it is no image.
-        mode: Pillow's name of its kind of pixels, such as "RGB" or "CMYK".
-        error: Why it cannot be used; empty if it can.
-        truncated: Whether its end is missing.
-    """
-
-    sha256: str
-    height: int = 0
-    width: int = 0
-    mode: str = ""
-    error: str = ""
-    truncated: bool = False
-
-
-class _Decoded(NamedTuple):
-    reading: Reading
-    pixels: npt.NDArray[np.uint8]
+# Images that are decoded before they are written: what a process holds in memory.
+_PART = 64
+# From how many images on more processes pay for their start.
+_MANY = 500
 
 
 @dataclass(frozen=True)
@@ -69,9 +40,7 @@ class ImageCache:
     Args:
         name: What the folder in the cache is called, for people.
         files: The image files; their order numbers the images.
-        image_size: Height and width in pixels to which each is scaled: bilinearly, as Pillow
-            does it, whatever the file's proportions.
-        truncated: "refuse": a file whose end is missing is unreadable. "load": its rest is grey.
+        decoder: How files become pixels.
         folder: Where caches are kept.
         keep_pixels: False decodes an image each time it is read, and keeps what was found in the
             files alone.
@@ -80,11 +49,15 @@ class ImageCache:
 
     name: str
     files: Sequence[Path]
-    image_size: int
-    truncated: Truncated
+    decoder: Decoder
     folder: Path
     keep_pixels: bool
     say: Callable[[str], object]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of all pixels: images, channels, height, width."""
+        return len(self.files), 3, self.decoder.image_size, self.decoder.image_size
 
     def open(self) -> tuple[Pixels, list[Reading]]:
         """Find what was decoded before, or decode.
@@ -103,69 +76,15 @@ class ImageCache:
             return _MappedPixels(self._pixel_file(stamps)), readings
         return _DecodedPixels(self), readings
 
-    def decode_all(self, pool: Executor, paths: Sequence[Path]) -> list[_Decoded]:
-        """Read files at once; where truncated ones are to load, those again, one by one.
-
-        Whether Pillow loads what there is of a file is a setting of the whole process: it must not
-        be on while another thread finds out whether a file is whole.
-
-        Args:
-            pool: What reads several at once.
-            paths: The files.
-        """
-        decoded = list(pool.map(self._decode, paths))
-        if self.truncated == "refuse":
-            return decoded
-        return [
-            self._decode_what_there_is(path) if each.reading.truncated else each
-            for path, each in zip(paths, decoded, strict=True)
-        ]
-
-    def _decode_what_there_is(self, path: Path) -> _Decoded:
-        with _LOADING_TRUNCATED:
-            ImageFile.LOAD_TRUNCATED_IMAGES = True
-            try:
-                reading, pixels = self._decode(path)
-            finally:
-                ImageFile.LOAD_TRUNCATED_IMAGES = False
-        return _Decoded(replace(reading, truncated=True), pixels)
-
-    def _decode(self, path: Path) -> _Decoded:
-        """Read one file, hash it, and scale it.
-
-        Args:
-            path: The file.
-
-        Returns:
-            What was found, and (3, image_size, image_size) uint8: black if it cannot be used.
-        """
-        nothing = np.zeros((3, self.image_size, self.image_size), np.uint8)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            return _Decoded(Reading("", error=error.strerror or str(error)), nothing)
-        sha256 = hashlib.sha256(content).hexdigest()
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                mode = image.mode
-                image.load()
-                shown = displayed(image)
-            scaled = shown.convert("RGB").resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
-        except Exception as error:
-            # Pillow raises whatever a damaged file leads to: there is no narrower class.
-            reason = " ".join(str(error).replace(repr(content), "").split()) or type(error).__name__
-            return _Decoded(Reading(sha256, error=reason, truncated="truncated" in reason), nothing)
-        reading = Reading(sha256, shown.height, shown.width, mode)
-        return _Decoded(reading, np.asarray(scaled).transpose(2, 0, 1))
-
     # Files of the cache
 
     @property
     def _home(self) -> Path:
         """One folder for the images of one place at one size."""
-        parts = [str(self.image_size), self.truncated, os.path.commonpath(self.files)]
+        size = self.decoder.image_size
+        parts = [str(size), self.decoder.truncated, os.path.commonpath(self.files)]
         key = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
-        return self.folder / f"{self.name}-{self.image_size}-{key}"
+        return self.folder / f"{self.name}-{size}-{key}"
 
     def _stamps(self) -> str:
         """Hash what changes when a file does: its name, size and time of modification."""
@@ -189,7 +108,7 @@ class ImageCache:
             readings = [Reading(*values) for values in content["readings"]]
             if self.keep_pixels:
                 shape = np.load(self._pixel_file(stamps), mmap_mode="r").shape
-                if shape != (len(self.files), 3, self.image_size, self.image_size):
+                if shape != self.shape:
                     return None
             return readings if content["stamps"] == stamps else None
         except (OSError, ValueError, TypeError, LookupError):
@@ -198,7 +117,7 @@ class ImageCache:
 
     def _build(self, stamps: str) -> list[Reading]:
         """Decode everything, in one process at a time."""
-        size = len(self.files) * 3 * self.image_size**2 if self.keep_pixels else 0
+        size = math.prod(self.shape) if self.keep_pixels else 0
         try:
             self._home.mkdir(parents=True, exist_ok=True)
             with FileLock(self._home / "lock"):
@@ -225,7 +144,9 @@ class ImageCache:
             )
 
     def _write(self, stamps: str, size: int) -> list[Reading]:
-        what = f"{self.name}: reading {len(self.files):,} images at {self.image_size} pixels"
+        what = (
+            f"{self.name}: reading {len(self.files):,} images at {self.decoder.image_size} pixels"
+        )
         self.say(f"{what}, once; {size / 1e9:.2f} GB in {self._home}")
         started = time.monotonic()
         for left_over in self._home.glob("*.tmp"):
@@ -235,7 +156,7 @@ class ImageCache:
             for path in (self._pixel_file(stamps), self._home / INDEX_FILE)
         )
         try:
-            readings = self._write_pixels(pixels) if self.keep_pixels else self._read_all()
+            readings = self._write_pixels(pixels) if self.keep_pixels else self._decode_all(None)
             rows = [astuple(reading) for reading in readings]
             index.write_text(json.dumps({"stamps": stamps, "readings": rows}))
             old = list(self._home.glob("pixels-*.npy"))
@@ -255,25 +176,34 @@ class ImageCache:
 
     def _write_pixels(self, path: Path) -> list[Reading]:
         """Write all pixels; by writing and not through a map, which a full disk kills."""
-        readings: list[Reading] = []
-        shape = (len(self.files), 3, self.image_size, self.image_size)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for decoded in self._decode_all():
-                readings.append(decoded.reading)
-                file.write(decoded.pixels.tobytes())
             file.flush()
+            readings = self._decode_all(path, file.tell())
             os.fsync(file.fileno())
         return readings
 
-    def _read_all(self) -> list[Reading]:
-        return [decoded.reading for decoded in self._decode_all()]
+    def _decode_all(self, pixels: Path | None, start: int = 0) -> list[Reading]:
+        """Decode all files on every core, in processes: threads would wait for each other.
 
-    def _decode_all(self) -> Iterator[_Decoded]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(self.files), _BLOCK):
-                yield from self.decode_all(pool, self.files[start : start + _BLOCK])
+        Args:
+            pixels: The file to write to; None keeps what was found alone.
+            start: Where in it the first image's pixels begin, in bytes.
+        """
+        # Here: no other opening of a data set needs it.
+        import joblib  # type: ignore[import-untyped]
+
+        tasks = (
+            joblib.delayed(self.decoder.store)(
+                self.files[first : first + _PART], pixels, start + first * math.prod(self.shape[1:])
+            )
+            for first in range(0, len(self.files), _PART)
+        )
+        processes = joblib.cpu_count() if len(self.files) >= _MANY else 1
+        # They go when they have been idle for so many seconds: training needs the memory.
+        parts = joblib.Parallel(processes, batch_size=1, max_nbytes=None, idle_worker_timeout=10)
+        return list(chain.from_iterable(parts(tasks)))
 
 
 class _MappedPixels:
@@ -300,12 +230,12 @@ class _DecodedPixels:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self._cache.files), 3, self._cache.image_size, self._cache.image_size
+        return self._cache.shape
 
     def read(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         paths = [self._cache.files[number] for number in numbers]
         pixels = [np.empty((0, *self.shape[1:]), np.uint8)]
-        for path, decoded in zip(paths, self._cache.decode_all(self._pool, paths), strict=True):
+        for path, decoded in zip(paths, self._cache.decoder(paths, self._pool), strict=True):
             if decoded.reading.error:
                 raise DataError(
                     f"{path} can no longer be read ({decoded.reading.error}); it could when the "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.augmentation import RECIPES, Recipe
 from datamodules.base import EnvironmentDataModule
+from datamodules.decoding import Decoder, Reading, Truncated
 from datamodules.environments import (
     SPLITS,
     EnvironmentData,
@@ -26,7 +27,7 @@ from datamodules.environments import (
     split_main_holdout,
 )
 from datamodules.errors import DataError
-from datamodules.image_cache import ImageCache, Reading, Truncated
+from datamodules.image_cache import ImageCache
 from datamodules.images import Images, Pixels
 from datamodules.locations import home, places
 from datamodules.preprocessing import Preprocessing
@@ -341,8 +342,7 @@ class ImageFolder(EnvironmentDataModule):
         return ImageCache(
             name=re.sub(r"\W+", "_", type(self).__name__).lower(),
             files=[sample.path for samples in self._samples for sample in samples],
-            image_size=self.image_size,
-            truncated=self.truncated,
+            decoder=Decoder(self.image_size, self.truncated),
             folder=folder.expanduser(),
             keep_pixels=self.cache != "off",
             say=lambda sentence: self.say(sentence),

@@ -8,35 +8,14 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from datamodules.decoding import displayed
 from datamodules.errors import DataError
 
 Mode = Literal["RG", "L", "RGB"]
 Interpolation = Literal["nearest", "bilinear"]
-
-
-def displayed(image: Image.Image) -> Image.Image:
-    """Turn an image of any kind into the 8-bit one that a viewer shows.
-
-    Rotation by EXIF is applied, of 16 bits the upper 8 are kept, a palette becomes its colours.
-    Transparency is dropped, as torchvision's loader does. That loader ignores EXIF and clips 16
-    bits to white.
-
-    Args:
-        image: Any image that Pillow reads; of an animation its first frame.
-
-    Raises:
-        ValueError: If its values are floating-point numbers, which have no agreed range.
-    """
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of an unknown range")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        return Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
-    # By way of RGBA: Pillow warns of a palette with transparency otherwise.
-    return upright.convert("RGBA") if upright.mode == "P" else upright
 
 
 @dataclass(frozen=True)

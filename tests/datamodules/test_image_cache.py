@@ -10,12 +10,15 @@ import os
 import resource
 import shutil
 import threading
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.decoding import Decoder
 from datamodules.errors import DataError
 from datamodules.image_cache import INDEX_FILE, ImageCache
 from tests.folders import image
@@ -26,8 +29,9 @@ SIZE = 8
 def make(folder: Path, files: list[Path], **options) -> tuple[ImageCache, list[str]]:
     """A cache of some files, and what it says."""
     said: list[str] = []
-    given = {"truncated": "refuse", "keep_pixels": True, "say": said.append, **options}
-    cache = ImageCache("animals", files, SIZE, folder=folder / "cache", **given)
+    decoder = Decoder(SIZE, options.pop("truncated", "refuse"))
+    given = {"keep_pixels": True, "say": said.append, **options}
+    cache = ImageCache("animals", files, decoder, folder=folder / "cache", **given)
     return cache, said
 
 
@@ -145,17 +149,41 @@ def test_of_two_processes_one_decodes(tmp_path):
     assert found[0][1] == found[1][1]
 
 
-def test_the_first_decode_uses_every_core(tmp_path, monkeypatch):
-    """Three files are begun before any is done, where there are three cores."""
-    together, decode = threading.Barrier(3, timeout=30), ImageCache._decode
+def open_to_write(pipe: Path) -> io.FileIO:
+    """Open a pipe that somebody has opened for reading, or wait for that."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            return io.FileIO(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "w")
+        time.sleep(0.01)
+    raise TimeoutError(f"nobody reads {pipe}")
 
-    def meeting(cache: ImageCache, path: Path):
-        together.wait()
-        return decode(cache, path)
 
-    monkeypatch.setattr("datamodules.image_cache.os.cpu_count", lambda: 3)
-    monkeypatch.setattr(ImageCache, "_decode", meeting)
-    assert make(tmp_path, images(tmp_path, 9))[0].open()[0].read(np.arange(9)).any()
+@pytest.mark.parametrize("keep_pixels", [True, False])
+def test_the_first_decode_uses_every_core(keep_pixels, tmp_path, monkeypatch):
+    """Of two files that are pipes, both are being read before anything comes out of one."""
+    files = images(tmp_path, 8)
+    contents = {file: file.read_bytes() for file in (files[0], files[-1])}
+    for file in contents:
+        file.unlink()
+        os.mkfifo(file)
+    monkeypatch.setattr("datamodules.image_cache._MANY", 8)
+    monkeypatch.setattr("datamodules.image_cache._PART", 4)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    found: list = []
+    cache, _ = make(tmp_path, files, keep_pixels=keep_pixels)
+    opening = threading.Thread(target=lambda: found.extend(cache.open()), daemon=True)
+    opening.start()
+    with ExitStack() as stack:
+        pipes = [stack.enter_context(open_to_write(file)) for file in contents]
+        for pipe, content in zip(pipes, contents.values(), strict=True):
+            pipe.write(content)
+    opening.join(timeout=60)
+    pixels, readings = found
+    assert [reading.error for reading in readings] == [""] * 8
+    if keep_pixels:
+        expected = [scaled(image(number)) for number in range(8)]
+        assert np.array_equal(pixels.read(np.arange(8)), expected)
 
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
