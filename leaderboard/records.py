@@ -15,6 +15,7 @@ JSON has no token for NaN or an infinity: they are stored as null, and the check
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -337,7 +338,7 @@ def append_check(path: str | os.PathLike[str], line: CheckLine) -> None:
     data = _text(line).encode()
     with open(path, "ab", buffering=0) as file:
         if file.write(data) != len(data):
-            raise OSError(f"{path}: the disk took only a part of a line: free some space")
+            raise OSError(errno.ENOSPC, "the disk took only a part of a line", str(path))
         os.fsync(file.fileno())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -66,14 +67,27 @@ def _outcome(training: Callable[[], object]) -> Outcome:
         return Outcome("claimed", str(error))
     except Interrupted as error:
         return Outcome("interrupted", str(error))
-    except (UsageError, DataError, RecordError) as error:
-        return Outcome("refused", str(error))
     except Exception as error:
         # Whatever an algorithm of a user's own raises: it must not end the others' runs.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        traceback.print_exc()
-        return Outcome("full" if full else "failed", f"{type(error).__name__}: {error}")
+        full = _full_disk(error)
+        if full is not None:
+            return Outcome("full", str(full))
+        if isinstance(error, UsageError | DataError | RecordError):
+            return Outcome("refused", str(error))
+        # The disk that it is printed to may have filled up by now.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return Outcome("failed", f"{type(error).__name__}: {error}")
     return Outcome("finished")
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """What a full disk raised, if that is behind an error: torch and our own messages wrap it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def serve(

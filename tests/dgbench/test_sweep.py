@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import itertools
 import os
+import re
 import shlex
+import shutil
 import signal
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ import torch
 
 from dgbench import registry
 from dgbench.errors import Interrupted, UsageError
+from dgbench.stacked import checkpoints
 from dgbench.sweep import design as designs
 from dgbench.sweep.command import command_of
 from dgbench.sweep.design import Sweep, design
@@ -69,6 +75,13 @@ class Here:
         self.stopped = True
 
     def close(self) -> None: ...
+
+
+class Groups(Here):
+    """Trains groups in this process."""
+
+    def submit(self, group: Group) -> None:
+        self.done.append(Done(group, train([run.settings for run in group])))
 
 
 class Heard:
@@ -281,6 +294,13 @@ def test_what_cannot_succeed_is_not_retried(tmp_path):
     assert state_of(run.folder) == "failed"
 
 
+class FullDisk(io.StringIO):
+    """What a worker prints to, on a disk without room."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_an_error_of_one_run_ends_no_other(tmp_path, monkeypatch):
     runs = plan(sweep(algos=["irm", "erm"]), str(tmp_path)).runs
 
@@ -288,7 +308,8 @@ def test_an_error_of_one_run_ends_no_other(tmp_path, monkeypatch):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("dgbench.algorithms.irm.IRM.objective", broken)
-    failures, events = launch(runs, Here(), retries=1)
+    with contextlib.redirect_stderr(FullDisk()):
+        failures, events = launch(runs, Here(), retries=1)
     assert [each.message for each in failures] == ["RuntimeError: out of memory"]
     assert events == [("failed", False), ("finished", True), ("failed", True)]
     assert [state_of(run.folder) for run in runs] == ["failed", "finished"]
@@ -318,6 +339,50 @@ def test_a_full_disk_stops_the_launcher_and_the_same_sweep_goes_on(tmp_path, mon
     whole = plan(sweep(algos="irm"), str(tmp_path / "whole")).runs
     launch(whole, Here())
     assert same_weights(runs[0].folder, whole[0].folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 400 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a small disk, on Linux")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("stacked", [1, 2])
+def test_wherever_a_disk_fills_up_one_message_says_so_and_the_same_sweep_goes_on(
+    stacked, small_disk, tmp_path
+):
+    flags = (*TINY, "--steps", "6", "--data.batch_size", "8")
+    whole, runs = (
+        plan(sweep(algos="irm", trials=stacked, flags=flags), str(out)).runs
+        for out in (tmp_path / "whole", small_disk)
+    )
+    assert carry_out([tuple(whole)], Groups(), 0, Heard()) == []
+    last, filler = runs[0].folder / "last.ckpt", small_disk / "filler"
+    reached, said = [0], []
+    for room in range(0, 400_000, 4096):
+        filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+        executor = Groups()
+        try:
+            assert carry_out([tuple(runs)], executor, 0, Heard()) == []
+            break
+        except UsageError as error:
+            said.append(str(error))
+        reached.append(checkpoints.step_of(last))
+        filler.unlink()
+    assert all(re.search("No space left on device.*same command goes on", each) for each in said)
+    assert reached == sorted(reached), "a checkpoint was lost"
+    assert set(reached) == {0, 2}, "it filled up both before and behind a checkpoint"
+    assert all(same_weights(r.folder, w.folder) for r, w in zip(runs, whole, strict=True))
+    assert all(checks(r.folder) == checks(w.folder) for r, w in zip(runs, whole, strict=True))
+    assert not list(small_disk.rglob(".*")), "something was left behind"
 
 
 def test_a_run_that_another_launcher_trains_is_asked_for_again(monkeypatch):

@@ -28,19 +28,12 @@ from dgbench.sweep.state import seconds_of, state_of
 from dgbench.sweep.worker import train
 from leaderboard import records
 from tests.dgbench.test_stacked import close, without_time
-from tests.dgbench.test_sweep import Heard, Here, same_weights, sweep
+from tests.dgbench.test_sweep import Groups, Heard, same_weights, sweep
 from tests.dgbench.tiny import TINY, command
 
 SMALL = (*TINY, "--data.batch_size", "8")
 EXACT = (*SMALL, "--trainer.precision", "64-true", "--network.logits", "all")
 DRAWN = (*EXACT, "--search-space", "domainbed-stackable")
-
-
-class Groups(Here):
-    """Trains groups in this process."""
-
-    def submit(self, group: Group) -> None:
-        self.done.append(Done(group, train([run.settings for run in group])))
 
 
 def stacks(runs: Sequence[PlannedRun], stack: Stack, at_a_time: int = 1) -> Grouping:
