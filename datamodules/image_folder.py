@@ -319,6 +319,13 @@ class ImageFolder(EnvironmentDataModule):
 
     def _check_listing(self) -> None:
         """Raise DataError for what no training can be made of."""
+        names = [*self.environment_names, *self.class_names]
+        undecodable = [name for name in names if name.encode(errors="ignore").decode() != name]
+        if undecodable:
+            raise DataError(
+                f"the folders {some(undecodable)} have names that are not UTF-8, which no record "
+                "and no table could show. Rename them; files may keep such names"
+            )
         empty = [
             n for n, found in zip(self.environment_names, self._samples, strict=True) if not found
         ]

@@ -159,6 +159,14 @@ def test_names_of_all_kinds_are_names(tmp_path):
     assert "latin-\\udce9.png" in duplicate
 
 
+@pytest.mark.parametrize("folder", ["sea", "forest/owl"])
+def test_folders_that_a_table_cannot_name_are_refused(folder, tmp_path):
+    root = make_tree(tmp_path / "images")
+    (root / folder).rename((root / folder).with_name(os.fsdecode(b"latin-\xe9")))
+    with pytest.raises(DataError, match=r"latin-\\udce9 have names that are not UTF-8.*Rename"):
+        make(root)
+
+
 def _list_without_access(root: Path, told: multiprocessing.Queue) -> None:
     if os.geteuid() == 0:
         os.setgid(65534)
