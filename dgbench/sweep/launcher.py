@@ -33,8 +33,8 @@ class Failure(NamedTuple):
 class Watcher(Protocol):
     """Hears what happens."""
 
-    def started(self, run: PlannedRun) -> None:
-        """A run was given to a worker."""
+    def started(self, group: Group) -> None:
+        """A group was given to a worker."""
 
     def ended(self, run: PlannedRun, outcome: Outcome, *, final: bool) -> None:
         """A run came back, for good or to be tried again."""
@@ -109,8 +109,7 @@ class _Launch:
         while self.waiting and self.under_way < self.executor.slots and not self.stopping:
             group = self.waiting.popleft()
             self.under_way += 1
-            for run in group:
-                self.watcher.started(run)
+            self.watcher.started(group)
             self.executor.submit(group)
         if not self.under_way and self.deferred:
             time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -101,6 +101,14 @@ def _progress_line(run: Entry) -> str:
     )
 
 
+class _Begun(NamedTuple):
+    """When a run went under way, at which step, and of how many in its model it is one."""
+
+    time: float
+    step: int
+    stacked: int
+
+
 class Progress:
     """Shows a sweep while it is carried out: in a terminal live, elsewhere a line a run."""
 
@@ -120,7 +128,7 @@ class Progress:
         self.failed_runs = 0
         self.slots = slots
         self.running: dict[Path, Entry] = {}
-        self.since: dict[Path, tuple[float, int]] = {}
+        self.since: dict[Path, _Begun] = {}
         self.waiting = {run.folder: entry(run) for run in runs}
         self.seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self.begun = time.monotonic()
@@ -135,10 +143,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def started(self, run: PlannedRun) -> None:
-        """Counts a run as under way."""
-        self.since[run.folder] = (time.monotonic(), step_of(run.folder))
-        self.running[run.folder] = entry(run)
+    def started(self, group: Sequence[PlannedRun]) -> None:
+        """Counts runs as under way, several as one model."""
+        for run in group:
+            self.since[run.folder] = _Begun(time.monotonic(), step_of(run.folder), len(group))
+            self.running[run.folder] = entry(run)
 
     def ended(self, run: PlannedRun, outcome: Outcome, *, final: bool) -> None:
         """Counts a run that came back, and says so."""
@@ -185,13 +194,17 @@ class Progress:
         return f"{timedelta(seconds=round(left / self.slots))} left"
 
     def _projected(self) -> list[float]:
-        """How long the runs under way would take, by the steps that they took here."""
+        """How long the runs under way would take, by the steps that they took here.
+
+        Of those that are trained as one model each takes its share.
+        """
         projected = []
         for run in list(self.running.values()):
-            begun, first = self.since[run.folder]
-            steps = step_of(run.folder) - first
+            begun = self.since[run.folder]
+            steps = step_of(run.folder) - begun.step
             if steps > 0:
-                projected.append((time.monotonic() - begun) * run.steps / steps)
+                elapsed = time.monotonic() - begun.time
+                projected.append(elapsed * run.steps / steps / begun.stacked)
         return projected
 
     def picture(self) -> Group:

@@ -192,6 +192,25 @@ def on_ray(cluster: Any, out: Path) -> tuple[list[str], list[PlannedRun]]:
 
 
 @pytest.mark.slow
+def test_a_cluster_trains_stacks_to_the_same_bits_as_this_machine(cluster, tmp_path):
+    flags = (*TINY, "--data.batch_size", "8")
+    ours, theirs = (
+        plan(sweep(algos=["erm", "irm"], trials=2, flags=flags), str(tmp_path / name)).runs
+        for name in ("ray", "here")
+    )
+    for algo in ("erm", "irm"):
+        train([run.settings for run in theirs if run.settings.algo["name"] == algo])
+    where = ("--executor", "ray", "--address", cluster.address, "--stack", 2, "--trials", 2)
+    launcher = started(*arguments(tmp_path / "ray", *flags, *where))
+    shown, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, shown
+    assert "Stacked: 4 runs as 2 models." in shown
+    for run in ours:
+        assert json.loads((run.folder / "run.json").read_text())["hardware"]["stacked"] == 2
+    assert same_records(ours, theirs)
+
+
+@pytest.mark.slow
 def test_stopped_on_a_cluster_it_goes_on_there_and_ends_in_the_same_bits(cluster, whole, tmp_path):
     call, runs = on_ray(cluster, tmp_path)
     launcher = started(*call)

@@ -155,8 +155,8 @@ def test_the_view_tells_progress_speed_and_time_left(tmp_path, monkeypatch):
         (run.folder / "status.json").write_text(f'{{"status": "running", "step": {step}}}')
 
     at(runs[0], 50)  # interrupted earlier
-    progress.started(runs[0])
-    progress.started(runs[1])
+    progress.started(runs[:1])
+    progress.started(runs[1:2])
     assert "1/4 runs" in shown()
     assert "time left unknown" in shown()
     now[0] = 30.0
@@ -167,8 +167,24 @@ def test_the_view_tells_progress_speed_and_time_left(tmp_path, monkeypatch):
     (runs[0].folder / "run.json").write_text('{"hardware": {}}')
     (runs[0].folder / "done.json").write_text('{"status": "finished", "seconds": 40.0}')
     progress.ended(runs[0], Outcome("finished"), final=True)
-    progress.started(runs[2])
+    progress.started(runs[2:])
     # 40 s a run, of which two are left.
     assert "2/4 runs" in shown()
     assert "60 runs an hour" in shown()
     assert "0:00:40 left" in shown()
+
+
+def test_of_a_stack_each_run_takes_its_share_of_the_time_left(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("dgbench.sweep.view.time.monotonic", lambda: now[0])
+    runs = plan(sweep(trials=3, flags=("--steps", "100", *TINY[2:])), str(tmp_path)).runs
+    console = Console(file=io.StringIO(), width=120)
+    progress = Progress(console, runs, 0, 1)
+    progress.started(runs[:2])
+    now[0] = 30.0
+    for run in runs[:2]:
+        run.folder.mkdir(parents=True)
+        (run.folder / "status.json").write_text('{"status": "running", "step": 30}')
+    console.print(progress.picture())
+    # Both take 100 s together, of which 70 s are left, and the third takes 50 s.
+    assert "0:02:00 left" in console.file.getvalue()  # type: ignore[attr-defined]

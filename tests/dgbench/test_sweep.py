@@ -90,7 +90,7 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[tuple[str, bool]] = []
 
-    def started(self, run: PlannedRun) -> None: ...
+    def started(self, group: Group) -> None: ...
 
     def ended(self, run: PlannedRun, outcome: Outcome, *, final: bool) -> None:
         self.events.append((outcome.state, final))
