@@ -53,6 +53,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
 
 _PLACES = {"data_dir", "output_dir"}
 _NOT_TRAINING = {"args", "hparams", "step"}
+_NUMBERS = {int, float, bool}
 _ACCURACY = re.compile(r"env(\d+)_(in|out)_acc")
 
 
@@ -187,13 +188,12 @@ def _layout(dataset: str, keys: tuple[str, ...]) -> _Layout:
 def _checks(lines: Sequence[Mapping[str, Any]]) -> Checks:
     lines = sorted(lines, key=lambda line: line["step"])
     layout = _layout(lines[0]["args"]["dataset"], tuple(lines[0]))
-    training = [
-        key
-        for key in layout.others
-        if all(isinstance(line.get(key), int | float) for line in lines)
-    ]
+    values = {key: [line.get(key) for line in lines] for key in layout.others}
+    training = {
+        key: found for key, found in values.items() if _NUMBERS.issuperset(map(type, found))
+    }
     metrics = np.full((len(lines), len(layout.accuracies), len(METRICS)), np.nan)
-    metrics[:, :, 0] = [[line[key] for key in layout.accuracies] for line in lines]
+    metrics[:, :, 0] = np.array([[line[k] for line in lines] for k in layout.accuracies]).T
     if (metrics[:, :, 0] < 0).any() or (metrics[:, :, 0] > 1).any():
         raise ValueError("an accuracy is not between 0 and 1")
     return Checks(
@@ -203,5 +203,5 @@ def _checks(lines: Sequence[Mapping[str, Any]]) -> Checks:
         metrics=metrics,
         counts=np.full(metrics.shape[:2], UNKNOWN_COUNT, dtype=np.int64),
         train_names=tuple(training),
-        train=np.array([[line[key] for key in training] for line in lines], dtype=np.float64),
+        train=np.array(list(training.values()), dtype=np.float64).reshape(-1, len(lines)).T,
     )

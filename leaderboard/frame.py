@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.records import (
@@ -95,12 +96,6 @@ class Checks:
         """
         found: npt.NDArray[np.float64] = self.metrics[:, [self.splits[s] for s in splits], 0]
         return found
-
-    def measured(self, splits: Sequence[str]) -> bool:
-        """Whether every check measured all of these splits."""
-        if any(split not in self.splits for split in splits):
-            return False
-        return bool(self.counts[:, [self.splits[s] for s in splits]].all())
 
     def at(self, position: int, split: str) -> SplitMetrics | None:
         """What the check at a position measured on a split; None if it did not."""
@@ -330,7 +325,7 @@ def record(
 ) -> Record:
     """Read what tables need out of the settings of a run."""
     settings = run["settings"]
-    by_index = sorted(run["environments"], key=lambda environment: environment["index"])
+    by_index = sorted(run["environments"], key=itemgetter("index"))
     test = tuple(e["name"] for e in by_index if e["role"] == "test")
     fixed = _shared_settings(settings, test, [e["name"] for e in by_index if e["role"] != "test"])
     # A known data set of other size is another data set: its runs have rows of their own.
@@ -342,8 +337,8 @@ def record(
         origin=origin,
         run_id=run["run_id"],
         benchmark_version=_shared(run["benchmark_version"]),
-        **_identity(canonical_json(fixed)),
-        search=_shared(canonical_json(run["search"])) if "search" in run else "",
+        **_identity(_content(fixed)),
+        search=_canonical(_content(run["search"])) if "search" in run else "",
         draw=settings["hparams_seed"],
         trial=Trial(settings["trial_seed"], settings["data_seed"]),
         environments=_shared(tuple(e["name"] for e in by_index)),
@@ -366,21 +361,31 @@ def _shared(value: Any) -> Any:
     return value
 
 
+def _content(value: Any) -> bytes:
+    """What JSON holds, as a key by which a cache knows it: equal bytes are equal contents."""
+    return marshal.dumps(value, 2)  # later formats tell equal contents apart by shared objects
+
+
 @functools.lru_cache(maxsize=100_000)
-def _identity(fixed: str) -> dict[str, str]:
+def _canonical(content: bytes) -> str:
+    return canonical_json(marshal.loads(content))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _identity(fixed: bytes) -> dict[str, str]:
     """What the settings that runs share say of them: worked out once for all these runs."""
-    settings = orjson.loads(fixed)
+    settings = marshal.loads(fixed)
     data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
     found = {
         "dataset": settings["data"]["name"],
-        "data": canonical_json(data),
+        "data": _canonical(_content(data)),
         "source": str(data.get("source", "")),
         "protocol": settings["protocol"],
         "backbone": _backbone(settings["network"]),
         "task": str(data.get("task", "generalization")),
         "algorithm": settings["algo"]["name"],
-        "fixed": fixed,
-        "searched": canonical_json(_without_draws(settings)),
+        "fixed": canonical_json(settings),
+        "searched": _canonical(_content(_without_draws(settings))),
     }
     return {name: _shared(text) for name, text in found.items()}
 
@@ -399,9 +404,13 @@ def _shared_settings(
     The training environments follow from the test environments as long as they are all others. Any
     other choice, of members or of order, is a setting of its own and stays.
     """
-    implied = {"test_env": list(tested), "train_env": list(others)}
-    free = {*_SEEDS, *(key for key, names in implied.items() if settings[key] == names)}
-    return {key: value for key, value in settings.items() if key not in free}
+    shared = dict(settings)
+    for seed in _SEEDS:
+        del shared[seed]
+    for key, names in (("test_env", tested), ("train_env", others)):
+        if shared[key] == list(names):
+            del shared[key]
+    return shared
 
 
 def _without_draws(fixed: Mapping[str, Any]) -> dict[str, Any]:

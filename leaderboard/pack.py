@@ -154,9 +154,7 @@ def _conclusion(text: str | None) -> str | None:
 def _checks(row: Mapping[str, Any]) -> Checks:
     steps, metrics = row["steps"], row["metrics"]
     splits, train_names = positions(row["splits"]), row["train_names"]
-    # Where nothing is known the extremes are NaN, and no comparison holds.
-    lowest, highest = np.fmin.reduce(metrics, None), np.fmax.reduce(metrics[:, 0], None)
-    if (steps[1:] <= steps[:-1]).any() or lowest < 0 or highest > 1:
+    if row["impossible"]:
         raise RecordError("its steps do not ascend, or a metric is out of its range")
     found = Checks(
         steps=steps,
@@ -203,7 +201,41 @@ def _from_json(row: Mapping[str, Any]) -> dict[str, Any]:
     arrays = {name: np.array(row[name], dtype=np.float64) for name in _FLOATS}
     arrays |= {name: np.array(row[name], dtype=np.int64) for name in _INTEGERS}
     names = {name: tuple(row[name]) for name in _NAMES}
-    return {**row, **arrays, **names, "metrics": np.stack([arrays[m] for m in METRICS], axis=-1)}
+    metrics = np.stack([arrays[m] for m in METRICS], axis=-1)
+    ends = {"checks": np.array([0, len(row["steps"])]), "values": np.array([0, len(metrics)])}
+    (impossible,) = _impossible(np.array(row["steps"], dtype=np.int64), metrics, **ends)
+    return {**row, **arrays, **names, "metrics": metrics, "impossible": impossible}
+
+
+def _impossible(
+    steps: npt.NDArray[np.int64],
+    metrics: npt.NDArray[np.float64],
+    *,
+    checks: npt.NDArray[np.integer],
+    values: npt.NDArray[np.integer],
+) -> list[bool]:
+    """Of each row whether its steps do not ascend, or a metric is out of its range.
+
+    Args:
+        steps: `(n,)`, of R rows one after another.
+        metrics: `(m, 4)`, of R rows one after another; no comparison holds of an unknown one.
+        checks: `(R + 1,)`, where the steps of each row begin and end.
+        values: `(R + 1,)`, where the metrics of each row begin and end.
+    """
+    descends = np.diff(steps, prepend=-1) <= 0
+    descends[checks[:-1][np.diff(checks) > 0]] = False  # the first step of a row follows none
+    outside = metrics[:, 0] > 1
+    for metric in metrics.T:
+        outside |= metric < 0
+    return [
+        any(counts)
+        for counts in zip(_counted(descends, checks), _counted(outside, values), strict=True)
+    ]
+
+
+def _counted(wrong: npt.NDArray[np.bool], ends: npt.NDArray[np.integer]) -> list[int]:
+    """How many are wrong between each two neighbouring ends."""
+    return [end - start for start, end in pairwise(np.append(0, np.cumsum(wrong))[ends].tolist())]
 
 
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -214,7 +246,7 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     pool = pyarrow.default_memory_pool()
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path, read_dictionary=[f"{n}.list.element" for n in _NAMES])
     except pyarrow.ArrowException as error:
         raise RecordError(f"{path.name} is not Parquet ({error})") from error
     finally:
@@ -236,27 +268,39 @@ def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:
     columns |= {name: _names(batch.column(name)) for name in _NAMES}
     for name in (*_INTEGERS, "seconds", "train"):
         column = batch.column(name)
-        columns[name] = _cut(column.values.to_numpy(), column)
+        columns[name] = _cut(_array(column.values), column)
     metrics = [batch.column(name) for name in METRICS]
     if any(not each.offsets.equals(metrics[0].offsets) for each in metrics):
         raise RecordError("its metrics are of different numbers of splits")
-    together = np.stack([each.values.to_numpy() for each in metrics], axis=-1)
+    # Each metric on its own in memory: what reads one of them does not touch the others.
+    together = np.stack([_array(each.values) for each in metrics]).T
     columns["metrics"] = _cut(together, metrics[0])
+    steps = batch.column("steps")
+    columns["impossible"] = _impossible(
+        _array(steps.values),
+        together,
+        checks=_array(steps.offsets),
+        values=_array(metrics[0].offsets),
+    )
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
 
 
 def _cut(values: npt.NDArray[Any], column: Any) -> list[npt.NDArray[Any]]:
     """The part of each row in the values of a column of lists."""
-    return [values[start:end] for start, end in pairwise(column.offsets.to_numpy().tolist())]
+    return [values[start:end] for start, end in pairwise(_array(column.offsets).tolist())]
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    """Numbers of Arrow where they are; `to_numpy` would import pandas, at the cost of the rest."""
+    return np.from_dlpack(values)
 
 
 def _names(column: Any) -> list[tuple[str, ...]]:
     """The names in each row, one object for all rows that have the same."""
-    coded = column.values.dictionary_encode()
-    names, known = coded.dictionary.to_pylist(), dict[bytes, tuple[str, ...]]()
+    names, known = column.values.dictionary.to_pylist(), dict[bytes, tuple[str, ...]]()
     found = []
-    for codes in _cut(coded.indices.to_numpy(), column):
+    for codes in _cut(_array(column.values.indices), column):
         key = codes.tobytes()
         if key not in known:
             known[key] = tuple(names[code] for code in codes)

@@ -65,10 +65,11 @@ class Publication(NamedTuple):
         )
 
 
-def names() -> list[str]:
+@functools.cache
+def names() -> tuple[str, ...]:
     """The publications there are."""
     folder = resources.files("leaderboard").joinpath("published_tables")
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+    return tuple(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir()))
 
 
 @functools.cache

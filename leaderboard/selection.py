@@ -37,11 +37,11 @@ class UnavailableError(RecordError):
 
 
 class View(NamedTuple):
-    """What a rule sees of one run.
+    """What a rule sees of R runs that were checked alike.
 
     Attributes:
         steps: `(C,)` int64, ascending: the checks to choose from.
-        accuracies: `(C, k)` float64, the columns that the rule may see; NaN if not finite.
+        accuracies: `(R, C, k)` float64, the columns that the rule may see; NaN if not finite.
     """
 
     steps: npt.NDArray[np.int64]
@@ -94,9 +94,11 @@ def select(
         )
     run = columns(checks)
     _refuse_empty(run)
-    if rule == "train_val":
-        return int(run.steps[_best(training_view(run, train_names))[1]])
-    return int(run.steps[-1])
+    if rule != "train_val":
+        return int(run.steps[-1])
+    ((score, step),) = _best(training_view([run], train_names))
+    _refuse_not_finite(score)
+    return step
 
 
 def selected_steps(
@@ -149,30 +151,35 @@ def choose(
         return Choice(draws[0], len(draws[0].checks) - 1)
     if rule == "oracle" and len(draws) == 1:
         return Choice(draws[0], len(draws[0].checks) - 1)
-    views = [_view(rule, record, pairs.get(record.draw, {})) for record in draws]
-    scored = [_best_or_nothing(view) for view in views]
-    best = max(range(len(draws)), key=lambda draw: (scored[draw][0], -draw))
-    score, position = scored[best]
-    if score == -np.inf:
-        _best(views[best])
-    step = views[best].steps[position]
-    return Choice(draws[best], int(np.searchsorted(draws[best].checks.steps, step)))
+    scored: dict[int, tuple[float, int]] = {}
+    for places in _alike(rule, draws):
+        alike = [draws[place] for place in places]
+        view = _view(rule, alike, pairs.get(alike[0].draw, {}))
+        scored |= zip(places, _best(view), strict=True)
+    place = max(range(len(draws)), key=lambda place: scored[place][0])
+    score, step = scored[place]
+    _refuse_not_finite(score)
+    return Choice(draws[place], int(np.searchsorted(draws[place].checks.steps, step)))
 
 
-def training_view(checks: Checks, train_names: Sequence[str]) -> View:
+def training_view(runs: Sequence[Checks], train_names: Sequence[str]) -> View:
     """Show the holdout accuracy of the training environments, and nothing else.
+
+    Args:
+        runs: The checks of runs that were checked alike.
+        train_names: Names of the environments that all of them trained on.
 
     Raises:
         UnavailableError: a check has not measured one of them.
     """
     splits = [f"{name}/holdout" for name in train_names]
-    if not checks.measured(splits):
-        split = next(split for split in splits if not checks.measured([split]))
-        raise UnavailableError(
-            "train_val needs the holdout accuracy of every training environment, but a check "
-            f"has no '{split}': choose the rule 'last', or a protocol with a holdout"
-        )
-    return View(checks.steps, checks.accuracies(splits))
+    for split in splits:
+        if not _measured(runs, split):
+            raise UnavailableError(
+                "train_val needs the holdout accuracy of every training environment, but a check "
+                f"has no '{split}': choose the rule 'last', or a protocol with a holdout"
+            )
+    return View(runs[0].steps, _accuracies(runs, splits))
 
 
 def left_out_view(record: Record, pairs: Mapping[frozenset[str], Record]) -> View:
@@ -197,20 +204,52 @@ def left_out_view(record: Record, pairs: Mapping[frozenset[str], Record]) -> Vie
         checks.accuracies([f"{name}/main"])[np.searchsorted(checks.steps, steps), 0]
         for name, checks in held_out.items()
     ]
-    return View(steps, np.stack(columns, axis=1))
+    return View(steps, np.stack(columns, axis=1)[None])
 
 
-def _view(rule: SelectionRule, record: Record, pairs: Mapping[frozenset[str], Record]) -> View:
-    if rule == "train_val":
-        return training_view(record.checks, record.train)
+def _view(
+    rule: SelectionRule, runs: Sequence[Record], pairs: Mapping[frozenset[str], Record]
+) -> View:
     if rule == "leave_one_out":
+        (record,) = runs
         return left_out_view(record, pairs)
-    splits = [f"{name}/holdout" for name in record.test]
-    if any(split not in record.checks.splits for split in splits):
+    checks = [record.checks for record in runs]
+    if rule == "train_val":
+        return training_view(checks, runs[0].train)
+    splits = [f"{name}/holdout" for name in runs[0].test]
+    if any(split not in checks[0].splits for split in splits):
         raise UnavailableError(
             f"oracle chooses between draws by {', '.join(splits)}, which was not measured"
         )
-    return View(record.checks.steps[-1:], record.checks.accuracies(splits)[-1:])
+    return View(checks[0].steps[-1:], _accuracies(checks, splits)[:, -1:])
+
+
+def _alike(rule: SelectionRule, runs: Sequence[Record]) -> list[list[int]]:
+    """The places of runs that one view can show: those checked at the same steps and splits.
+
+    Under `leave_one_out` each run is seen through runs of its own.
+    """
+    if rule == "leave_one_out":
+        return [[place] for place in range(len(runs))]
+    groups: dict[tuple[bytes, int], list[int]] = {}
+    for place, record in enumerate(runs):
+        # Runs that measure the same splits share the mapping of them.
+        layout = record.checks.steps.tobytes(), id(record.checks.splits)
+        groups.setdefault(layout, []).append(place)
+    return list(groups.values())
+
+
+def _measured(runs: Sequence[Checks], split: str) -> bool:
+    """Whether every check of runs that were checked alike measured a split."""
+    column = runs[0].splits.get(split)
+    return column is not None and bool(np.all([run.counts[:, column] for run in runs]))
+
+
+def _accuracies(runs: Sequence[Checks], splits: Sequence[str]) -> npt.NDArray[np.float64]:
+    """`(R, C, len(splits))` of runs that were checked alike."""
+    columns = [runs[0].splits[split] for split in splits]
+    found: npt.NDArray[np.float64] = np.stack([run.metrics[:, :, 0] for run in runs])[:, :, columns]
+    return found
 
 
 def _some(names: Sequence[str]) -> str:
@@ -223,21 +262,22 @@ def _refuse_empty(checks: Checks) -> None:
         raise UnavailableError("the run has no checks, so there is none to select: resume it")
 
 
-def _best(view: View) -> tuple[float, int]:
-    score, position = _best_or_nothing(view)
+def _refuse_not_finite(score: float) -> None:
     if score == -np.inf:
         raise UnavailableError(
             "found no check whose accuracies are all finite: the run diverged before its first "
             "check"
         )
-    return score, position
 
 
-def _best_or_nothing(view: View) -> tuple[float, int]:
-    """The highest mean and the first position that has it; minus infinity if none is finite."""
+def _best(view: View) -> list[tuple[float, int]]:
+    """Of each run the highest mean and the first step that has it.
+
+    Minus infinity where no mean is finite.
+    """
     if not len(view.steps):
-        return -np.inf, 0
+        return [(-np.inf, 0)] * len(view.accuracies)
     # The mean to the last bit, and minus infinity for what is not finite.
-    means = np.fmax(np.add.reduce(view.accuracies, axis=1) / view.accuracies.shape[1], -np.inf)
-    position = int(means.argmax())
-    return float(means[position]), position
+    means = np.fmax(np.add.reduce(view.accuracies, axis=2) / view.accuracies.shape[2], -np.inf)
+    steps = view.steps[means.argmax(axis=1)]
+    return list(zip(means.max(axis=1).tolist(), steps.tolist(), strict=True))

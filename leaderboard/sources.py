@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,18 +32,35 @@ def load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
         RecordError: a path is not there, holds no record, a packed file is broken, or a record was
             written by a newer version.
     """
+    with _without_collector():
+        return _load(paths)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Records hold no cycles, and looking for some takes a fifth of the time of reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
     records: list[Record] = []
     left_out: list[LeftOut] = []
-    found: dict[Path, frozenset[str]] = {}
+    found: dict[str, frozenset[str]] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise RecordError(f"{path} is not there: name packed files, or folders of runs")
         if path.is_file():
             records += read_pack(path)
         else:
-            found |= {Path(os.path.abspath(folder)): names for folder, names in _walk(path)}
+            found |= {os.path.abspath(folder): names for folder, names in _walk(path)}
     for folder in sorted(found):
-        _read_folder(folder, found[folder], records, left_out)
+        _read_folder(Path(folder), found[folder], records, left_out)
     if not records and not left_out:
         raise RecordError(
             f"no runs in {', '.join(map(str, paths))}: name run folders (they hold a run.json), "
