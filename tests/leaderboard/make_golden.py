@@ -128,6 +128,7 @@ def write_run(
     status: str = "finished",
     benchmark_version: str = "1",
     search: SearchRecord | None = None,
+    seconds: float = 2.5,
 ) -> Path:
     """Write a run folder as training would; its checkpoint was left behind on publishing."""
     run = make_run_json(settings, names, benchmark_version)
@@ -151,7 +152,7 @@ def write_run(
         status="diverged" if status == "diverged" else "finished",
         last_step=checks[-1]["step"],
         selected=selected_steps(checks, settings["train_env"], settings["test_env"]),
-        seconds=2.5,
+        seconds=seconds,
     )
     checkpoint.unlink()
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from leaderboard.pack import pack, read_pack
 from leaderboard.page import page
 from leaderboard.records import Conclusion, SearchRecord, SelectionRule
 from leaderboard.sources import load
-from leaderboard.tables import notes, title
+from leaderboard.tables import entries, headings, notes, title
 from tests.leaderboard.make_golden import (
     colored_run,
     make_check,
@@ -70,6 +71,57 @@ def test_the_average_is_taken_inside_each_trial(tmp_path: Path) -> None:
     assert row.average.accuracy.mean == 0.5
     assert row.average.accuracy.standard_error == pytest.approx(0, abs=1e-15)
     assert row.worst.accuracy.mean == pytest.approx(0.3)
+
+
+TRAINED = {  # trial, held out: main accuracies of the two training environments, seconds of the run
+    (0, "+90%"): ((0.8, 0.6), 10.0),
+    (0, "-90%"): ((0.9, 0.9), 20.0),
+    (1, "+90%"): ((0.5, 0.7), 30.0),
+    (1, "-90%"): ((0.6, 0.6), 60.0),
+}
+
+
+def write_trained(out: Path, without: tuple[int, str] | None = None) -> None:
+    """The runs of `TRAINED`; one may lack the main split of a training environment."""
+    for (trial, name), (accuracies, seconds) in TRAINED.items():
+        settings = make_settings(test_env=(name,), trial=trial)
+        splits = [f"{other}/main" for other in settings["train_env"]]
+        trained = dict(zip(splits, accuracies, strict=True))
+        if (trial, name) == without:
+            del trained[splits[0]]
+        first = make_check(50, {**dict.fromkeys(trained, 0.1), f"{name}/main": 0.1})
+        last = make_check(100, {**trained, f"{name}/main": 0.5})
+        write_run(out, settings, [first, last], seconds=seconds)
+
+
+def test_training_and_seconds_are_as_calculated_by_hand(tmp_path: Path) -> None:
+    write_trained(tmp_path)
+    found = section(load_board([tmp_path]), "last")
+    (row,) = found.rows
+    # Inside the trials 70 and 90 average to 80, and 60 and 60 to 60: 70 +- 10 of two trials.
+    assert row.training is not None
+    assert row.training.mean == pytest.approx(0.7)
+    assert row.training.standard_error == pytest.approx(0.1)
+    assert row.training.n == 2
+    # Squares of -20, -10, 0, 30 are 1400: over 3, over 4 runs, its root is 10.8.
+    assert row.seconds is not None
+    assert row.seconds.mean == 30
+    assert row.seconds.standard_error == pytest.approx((1400 / 3 / 4) ** 0.5)
+    shown = dict(zip((h.title for h in headings(found)), entries(found, row), strict=True))
+    assert (shown["Training"].text, shown["Training"].beside) == ("70.0", "± 10.0")
+    assert (shown["Seconds"].text, shown["Seconds"].beside) == ("30", "± 11")
+
+
+def test_training_and_seconds_that_not_all_runs_tell_are_not_averaged(tmp_path: Path) -> None:
+    write_trained(tmp_path, without=(1, "-90%"))
+    (row,) = section(load_board([tmp_path]), "last").rows
+    assert row.training is None
+    records = [
+        replace(r, total_seconds=r.total_seconds if r.trial[0] else None)
+        for r in load([tmp_path])[0]
+    ]
+    (row,) = section(make_board(records), "last").rows
+    assert row.seconds is None
 
 
 def test_an_incomplete_cell_has_no_mean_and_names_the_command(tmp_path: Path) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import html
+import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from leaderboard import latex
 from leaderboard.board import Board
 from leaderboard.details import unpack
 from leaderboard.exports import csv_text, json_text
+from leaderboard.filling import make_board
+from leaderboard.frame import LeftOut
+from leaderboard.markdown import markdown
 from leaderboard.page import page
 from leaderboard.tables import MOST_ENVIRONMENTS
 from tests.leaderboard.browser import chromium, errors, opened
-from tests.leaderboard.make_board import synthetic_board
+from tests.leaderboard.make_board import synthetic_board, synthetic_records
 
 HTML = "</script><img src=x onerror=\"document.title='owned'\"><b a='"
 LATEX = r"\input{x} $a_1^2$ & 100% #1 ~ {b} \\ [2] \end{tabular} --- `` '' ?` <<"
@@ -25,18 +31,60 @@ LETTERS = "".join(map(chr, range(32, 256))) + "\u4e2d\U0001f600\u202e"
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    return synthetic_board(
+    """Markup as names of all that is named, in conclusions, and as the reason of a left-out run."""
+    plain = synthetic_records(
         data_sets={HTML: (LATEX, HTML), LATEX: (LETTERS, "[x] *")},
         algorithms=("erm", HTML, LATEX, LETTERS),
         trials=2,
         checks=2,
     )
+    drawn, concluding = (
+        synthetic_records(
+            data_sets={name: ("a", "b")}, algorithms=("erm",), trials=1, selection="train_val"
+        )
+        for name in ("drawn", "concluding")
+    )
+    search = json.dumps({"space": f"space {HTML}{LATEX}", "version": 1, "ranges": {}})
+    conclusion = {
+        "outcome": "identified",
+        "alpha": 0.05,
+        "variables": [f"variable {HTML}", f"variable {LATEX}"],
+        "sets": [{"variables": [f"variable {HTML}", f"variable {LATEX}"], "p_value": 0.5}],
+    }
+    records = [
+        *plain,
+        *(replace(record, search=search, draw=1) for record in drawn),
+        *(replace(record, conclusion_text=json.dumps(conclusion)) for record in concluding),
+    ]
+    return make_board(records, [LeftOut(f"place {HTML}", "corrupt", f"reason {HTML}{LATEX}")])
+
+
+def test_markdown_shows_all_of_it_as_text(board: Board) -> None:
+    """CommonMark, which lets HTML through as GitHub's pages do, by a parser of its own."""
+    shown = MarkdownIt("commonmark").enable("table").render(markdown(board))
+    assert "<img" not in shown
+    assert "<b " not in shown
+    assert "<a " not in shown
+    for name in ("space", "variable", "place", "reason"):
+        assert f"{name} {html.escape(HTML, quote=False)}" in shown.replace("&quot;", '"')
+    for text in (f"variable {LATEX}", f"space {HTML}{LATEX}", f"reason {HTML}{LATEX}"):
+        assert text in html.unescape(shown)
+
+
+def test_latex_shows_all_of_it_as_text(board: Board) -> None:
+    written = "".join(latex.documents(board).values())
+    for text in (HTML, LATEX):
+        assert text not in written
+        assert f"variable {latex.escape(text)}" in written
+    assert f"space {latex.escape(HTML + LATEX)}" in written
 
 
 def test_names_reach_the_page_as_text(board: Board, tmp_path: Path) -> None:
     text = page(board)
     assert HTML not in text
     assert "<img" not in text
+    for name in ("space", "variable", "place", "reason"):
+        assert f"{name} {HTML}" in html.unescape(text)
     (tmp_path / "index.html").write_text(text, encoding="utf-8")
     with chromium() as browser:
         opened(browser, tmp_path / "index.html")
