@@ -50,7 +50,7 @@ def hardware(devices: int, accelerator: str) -> records.Hardware:
         "threads": torch.get_num_threads(),
         "devices": devices,
         "accelerator": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
-        "memory_gb": _memory_gb(),
+        "memory_gb": memory_gb(),
     }
 
 
@@ -94,7 +94,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory_gb() -> float | None:
+def memory_gb() -> float | None:
+    """This machine's memory in units of 2^30 bytes; None where it does not tell."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -109,3 +109,19 @@ def operations_per_row(run: Settings) -> float:
     with FlopCounterMode(display=False) as counter:
         network(torch.empty(rows, *data.input_shape, device="meta")).sum().backward()
     return float(counter.get_total_flops()) / rows * len(data.train_environments)
+
+
+def data_bytes(run: Settings) -> int:
+    """Memory that a data seed takes in a stack: its images, those of training a second time.
+
+    Args:
+        run: a resolved run.
+
+    Raises:
+        DataError: when the data cannot be loaded.
+    """
+    data = build_data(run)
+    data.setup()
+    inputs = [data.environment(index).inputs for index in range(len(data.environment_names))]
+    inputs += [split.inputs for split in data.training_splits()]
+    return sum(each.nbytes for each in inputs if isinstance(each, torch.Tensor))

@@ -250,6 +250,8 @@ def _show_plan(found: Plan, todo: Sequence[PlannedRun], console: Console) -> Non
 def _show_grouping(grouping: Grouping, console: Console) -> None:
     for reason in grouping.alone:
         console.print(f"Not stacked: {reason}.", highlight=False, markup=False, soft_wrap=True)
+    for reason in grouping.bounded:
+        console.print(f"Smaller stacks: {reason}.", highlight=False, markup=False, soft_wrap=True)
     if not grouping.stacks:
         return
     masked = (

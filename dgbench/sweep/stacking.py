@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-from dgbench.stacked.plan import likeness, operations_per_row, own_obstacle
+from datamodules.errors import DataError
+from dgbench.provenance import memory_gb
+from dgbench.stacked.plan import data_bytes, likeness, operations_per_row, own_obstacle
 from dgbench.sweep.design import Stack
 from dgbench.sweep.executors import Group
 from dgbench.sweep.plan import PlannedRun
@@ -18,6 +21,8 @@ _HEAVY = 50e6
 _MOST = 32
 # Most of a stack's rows that may be masked.
 _WASTE = 1 / 3
+# Most of the machine's memory that `auto` fills with the data of stacks.
+_MEMORY = 1 / 2
 
 
 class Grouping(NamedTuple):
@@ -26,10 +31,12 @@ class Grouping(NamedTuple):
     Attributes:
         groups: all of them, those that train as one model together.
         alone: why some are trained each by itself, one sentence a kind.
+        bounded: where memory bounds how many data seeds a stack has, one sentence a kind.
     """
 
     groups: list[Group]
     alone: list[str]
+    bounded: list[str]
 
     @property
     def stacks(self) -> list[Group]:
@@ -53,11 +60,12 @@ def grouped(runs: Sequence[PlannedRun], stack: Stack, slots: int) -> Grouping:
     Args:
         runs: all of a sweep.
         stack: how many runs a stack has at the most; ``auto`` leaves those alone whose steps are
-            bound by arithmetic, and makes no fewer stacks than there are slots.
+            bound by arithmetic, makes no fewer stacks than there are slots, and of no more data
+            seeds than half of this machine's memory holds.
         slots: how many groups are trained at a time.
     """
     if stack == 1:
-        return Grouping([(run,) for run in runs], [])
+        return Grouping([(run,) for run in runs], [], [])
     kinds: dict[str, list[PlannedRun]] = {}
     for run in runs:
         kinds.setdefault(records.canonical_json(likeness(run.settings)), []).append(run)
@@ -73,9 +81,21 @@ def grouped(runs: Sequence[PlannedRun], stack: Stack, slots: int) -> Grouping:
         together.append([run for run in alike if run not in left])
     stackable = sum(len(each) for each in together if len(each) > 1)
     most = min(_MOST, max(1, -(-stackable // slots))) if stack == "auto" else stack
-    groups = [part for each in together for near in _near(each) for part in _split(near, most)]
+    groups: list[Group] = []
+    bounded: dict[str, None] = {}
+    for each in together:
+        seeds = _most_seeds(each, slots) if stack == "auto" else None
+        for near in _near(each):
+            unbounded = len(groups) + -(-len(near) // most)
+            groups += _split(near, most, seeds)
+            if len(groups) > unbounded:
+                settings = near[0].settings
+                bounded[
+                    f"{settings.algo['name']} on {settings.data['name']}: memory holds the data "
+                    f"of {seeds} trials for each of {slots} stacks at a time"
+                ] = None
     groups.sort(key=lambda group: min(order[run.folder] for run in group))
-    return Grouping(groups, list(alone))
+    return Grouping(groups, list(alone), list(bounded))
 
 
 def _left_alone(alike: Sequence[PlannedRun], stack: Stack) -> tuple[str, Sequence[PlannedRun]]:
@@ -107,11 +127,31 @@ def _near(alike: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
         yield near
 
 
-def _split(near: Sequence[PlannedRun], most: int) -> Iterator[Group]:
-    """Parts of a size, as few as may be."""
-    parts = -(-len(near) // most)
-    for part in range(parts):
-        yield tuple(near[part * len(near) // parts : (part + 1) * len(near) // parts])
+def _most_seeds(alike: Sequence[PlannedRun], slots: int) -> int | None:
+    """How many data seeds a stack may have of which each holds its own; None for any number."""
+    memory = memory_gb()
+    if memory is None or len({run.settings.data_seed for run in alike}) < 2:
+        return None
+    try:
+        each = data_bytes(alike[0].settings)
+    except DataError:
+        # What cannot be loaded takes nothing, and is for the runs to say.
+        return None
+    return max(1, int(_MEMORY * memory * 2**30 / slots / max(1, each)))
+
+
+def _split(near: Sequence[PlannedRun], most: int, seeds: int | None) -> list[Group]:
+    """Parts of a size, as few as may be, each of no more runs and data seeds than allowed."""
+    for parts in range(-(-len(near) // most), len(near) + 1):
+        cuts = [part * len(near) // parts for part in range(parts + 1)]
+        groups = [tuple(near[start:end]) for start, end in pairwise(cuts)]
+        if seeds is None or all(_seeds(group) <= seeds for group in groups):
+            break
+    return groups
+
+
+def _seeds(group: Group) -> int:
+    return len({run.settings.data_seed for run in group})
 
 
 def _size(run: PlannedRun) -> int:

@@ -16,7 +16,7 @@ from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.irm import IRM
 from dgbench.claims import claimed
-from dgbench.stacked.plan import operations_per_row
+from dgbench.stacked.plan import data_bytes, operations_per_row
 from dgbench.sweep import manifest
 from dgbench.sweep.design import Stack
 from dgbench.sweep.executors import Done, Group
@@ -110,6 +110,28 @@ def test_auto_leaves_those_alone_that_arithmetic_binds():
     (run,) = plan(sweep(flags=(*SMALL, "--network.logits", "all")), "runs").runs
     by_hand = 2 * (392 * 8 * 2 + 8 * 8 * 3 + 8 * 2 * 3) * 2
     assert operations_per_row(run.settings) == by_hand
+
+
+def test_auto_stacks_no_more_data_than_memory_holds(monkeypatch):
+    draws = (*SMALL, "--data.batch_size", "8", "--search-space", "signatures")
+    runs = plan(sweep(algos="irm", trials=4, draws=2, flags=draws), "runs").runs
+    # 250 samples an environment, 200 of them for training in two, of 2 x 14 x 14 floats.
+    each = (3 * 250 + 2 * 200) * 2 * 14 * 14 * 4
+    assert data_bytes(runs[0].settings) == each
+
+    def seeds(memory: float | None, stack: Stack = "auto") -> list[list[int]]:
+        monkeypatch.setattr("dgbench.sweep.stacking.memory_gb", lambda: memory)
+        return [[r.settings.data_seed for r in group] for group in stacks(runs, stack).groups]
+
+    whole = [[0, 0, 1, 1, 2, 2, 3, 3]]
+    assert seeds(None) == seeds(24) == whole
+    assert seeds(4.1 * each / 2**30) == [[0, 0, 1, 1], [2, 2, 3, 3]]
+    assert seeds(2.1 * each / 2**30) == seeds(0) == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert seeds(0, 8) == whole
+    monkeypatch.setattr("dgbench.sweep.stacking.memory_gb", lambda: 0.0)
+    assert stacks(runs, "auto", 2).bounded == [
+        "irm on colored_mnist: memory holds the data of 1 trials for each of 2 stacks at a time"
+    ]
 
 
 def test_how_a_sweep_is_trained_is_no_part_of_what_it_is(tmp_path):
