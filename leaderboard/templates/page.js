@@ -151,7 +151,9 @@
       await navigator.clipboard.writeText(line);
       copy.textContent = "Copied";
     });
-    return element("div", { class: "command" }, element("pre", null, line), copy);
+    // Lines break between words, never after the hyphens of a flag.
+    const words = line.split(/(\s+)/).map((part, place) => (place % 2 ? part : element("span", null, part)));
+    return element("div", { class: "command" }, element("pre", null, ...words), copy);
   }
 
   const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
