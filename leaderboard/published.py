@@ -191,7 +191,8 @@ def _compared(publication: Publication, figure: Figure, ours: Summary | None) ->
         flagged = abs(difference) > 2 * math.hypot(own, theirs)
     return Published(
         mean=figure.mean / 100,
-        printed=f"{figure.mean:.1f}" + ("" if figure.spread is None else f" ± {figure.spread:.1f}"),
+        printed=_text(figure.mean)
+        + ("" if figure.spread is None else f" ± {_text(figure.spread)}"),
         standard_error=theirs,
         trials=publication.trials,
         title=publication.title,
@@ -200,3 +201,8 @@ def _compared(publication: Publication, figure: Figure, ours: Summary | None) ->
         difference=difference,
         flagged=flagged,
     )
+
+
+def _text(percent: float) -> str:
+    """One decimal, as most publications print, or two where there are two."""
+    return f"{percent:.1f}" if percent == round(percent, 1) else f"{percent:.2f}"

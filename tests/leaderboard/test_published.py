@@ -98,6 +98,22 @@ def test_a_publication_that_does_not_count_its_runs_flags_nothing() -> None:
     assert [(each.printed, each.flagged) for each in found] == [("69.5 ± 1.0", None)]
 
 
+def test_a_table_of_one_backbone_stands_beside_no_other() -> None:
+    def printed(backbone: str) -> list[str]:
+        settings = json.dumps({"network": {"backbone": backbone}, "data": {"grayscale": False}})
+        found = published.beside(
+            key("pacs", "domainbed", "train_val"),
+            "vrex",
+            settings,
+            None,
+            summarize([0.8, 0.9, 0.9]),
+        )
+        return [each.printed for each in found if each.title.startswith("DeepDG")]
+
+    assert (printed("resnet18"), printed("resnet50")) == (["83.85"], ["87.75"])
+    assert printed("timm/resnet50.ram_in1k") == []
+
+
 def test_a_difference_is_flagged_beyond_two_standard_errors() -> None:
     # Theirs: 66.9 ± 2.5 over ten runs with ddof 0, so the error is 2.5 / sqrt(9) points.
     section = key("colored_mnist", "irm-paper", "last")
