@@ -32,7 +32,14 @@ from dgbench.stacked.training import run_stacked
 from dgbench.training import run
 from leaderboard import records
 from tests.dgbench.test_base import GroupDRO
-from tests.synthetic import SyntheticData, assert_close, make_algorithm, make_data, small_network
+from tests.synthetic import (
+    SAMPLES,
+    SyntheticData,
+    assert_close,
+    make_algorithm,
+    make_data,
+    small_network,
+)
 
 ALGORITHMS = tuple(registry.entries("algorithm"))
 STACKABLE = [
@@ -108,14 +115,16 @@ def drawn(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def separate(algorithm: Algorithm, data: SyntheticData, *, clip: float | None = None) -> Algorithm:
+def separate(
+    algorithm: Algorithm, data: SyntheticData, *, clip: float | None = None, steps: int = STEPS
+) -> Algorithm:
     """Trains one algorithm by hand, as Lightning would."""
     optimizer, stream = algorithm.configure_optimizers(), data.train_dataloader()
-    for step in range(STEPS):
+    for step in range(steps):
         if algorithm.restart_optimizer and step == algorithm.anneal_steps > 0:
             optimizer.state.clear()
         optimizer.zero_grad()
-        algorithm.training_step(as_double(stream.batch(step)), step).backward()
+        algorithm.training_step(in_precision(stream.batch(step)), step).backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(algorithm.parameters(), clip)
         optimizer.step()
@@ -123,24 +132,28 @@ def separate(algorithm: Algorithm, data: SyntheticData, *, clip: float | None = 
 
 
 def stacked(
-    algorithms: Sequence[Algorithm], data: Sequence[SyntheticData], *, clip: float | None = None
+    algorithms: Sequence[Algorithm],
+    data: Sequence[SyntheticData],
+    *,
+    clip: float | None = None,
+    steps: int = STEPS,
 ) -> StackedAlgorithm:
     """Trains several at once by hand."""
     stack = StackedAlgorithm(algorithms)
     optimizer, stream = stack.configure_optimizers(), stream_of(data)
-    for step in range(STEPS):
+    for step in range(steps):
         stack.restart_where_due(optimizer, step)
         optimizer.zero_grad()
-        stack.training_step(as_double(stream.batch(step)), step).backward()
+        stack.training_step(in_precision(stream.batch(step)), step).backward()
         if clip is not None:
             stack.configure_gradient_clipping(optimizer, clip, "norm")
         optimizer.step()
     return stack
 
 
-def as_double(batch: EnvironmentBatch) -> EnvironmentBatch:
+def in_precision(batch: EnvironmentBatch) -> EnvironmentBatch:
     return EnvironmentBatch(
-        batch.inputs.double(),
+        batch.inputs.to(torch.get_default_dtype()),
         batch.targets,
         batch.environment,
         batch.indices,
@@ -185,6 +198,28 @@ def test_stacked_is_separate(name, sizes):
             for b, a in zip(before.parameters(), after.parameters(), strict=True)
         ]
         assert min(moved) > 1e-4
+
+
+@pytest.mark.parametrize("name", STACKABLE)
+def test_in_float32_they_are_as_accurate_within_noise(name):
+    data = [
+        make_data(trial_seed=seed, data_seed=seed, batch_size=size)
+        for seed, size in enumerate((5, 8, 3))
+    ]
+
+    def algorithms() -> list[Algorithm]:
+        return [make_algorithm(name, d, **o) for d, o in zip(data, drawn(name), strict=True)]
+
+    def accuracy(network: Network, data: SyntheticData) -> float:
+        samples = [data.environment(index) for index in range(len(data.environment_names))]
+        right = [network(each.inputs).argmax(dim=1) == each.targets for each in samples]
+        return float(torch.cat(right).double().mean())
+
+    stack = stacked(algorithms(), data, steps=30)
+    for position, (algorithm, each) in enumerate(zip(algorithms(), data, strict=True)):
+        expected = accuracy(separate(algorithm, each, steps=30).network, each)
+        noise = (expected * (1 - expected) / (SAMPLES * len(each.environment_names))) ** 0.5
+        assert accuracy(stack.network(position), each) == pytest.approx(expected, abs=noise)
 
 
 def group_dro(seed: int) -> Algorithm:
