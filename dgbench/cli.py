@@ -183,7 +183,7 @@ def _reproduce(arguments: list[str]) -> int:
 
     planned = plan(table, rows, options.trials or table.trials, options.out, flags)
     try:
-        train(planned, options.jobs, _console())
+        train(table.name, planned, options.jobs, _console())
     except (Interrupted, KeyboardInterrupt):
         sys.stderr.write("dgbench: interrupted; the same command goes on from there\n")
         return _EXIT_INTERRUPTED

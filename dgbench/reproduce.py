@@ -6,34 +6,30 @@ stopped goes on where it was.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from dgbench import BENCHMARK_VERSION
 from dgbench.arguments import as_flags
-from dgbench.errors import Interrupted, UsageError
+from dgbench.errors import UsageError
 from dgbench.reproductions import Published, Reproduction, Row, Spread
-from dgbench.settings import Settings, resolve_arguments
-from dgbench.training import build_data, deciding_settings, run
+from dgbench.settings import resolve_arguments
+from dgbench.sweep.launcher import carry_out
+from dgbench.sweep.local import LocalExecutor, places
+from dgbench.sweep.manifest import logs
+from dgbench.sweep.plan import PlannedRun, planned_run, refuse_several_devices
+from dgbench.sweep.view import Progress
+from dgbench.training import run
 from leaderboard import records
 from leaderboard.records import SelectionRule
 from leaderboard.selection import selected_steps
 from leaderboard.statistics import summarize
 
-_INTERRUPTED = 130
 _SPREADS: dict[Spread, str] = {"deviation": "standard deviation", "error": "standard error"}
 
 
@@ -41,10 +37,12 @@ class Planned(NamedTuple):
     """One run of a table."""
 
     row: Row
-    trial: int
-    flags: list[str]
-    settings: Settings
-    folder: Path
+    run: PlannedRun
+
+    @property
+    def title(self) -> str:
+        """What tells it from the others, in the table's words."""
+        return f"{self.row.name}, trial {self.run.settings.trial_seed}"
 
 
 @dataclass(frozen=True)
@@ -103,31 +101,17 @@ def plan(
         typed = [*as_flags(named), *as_flags(row.config), *flags]
         resolved.append((row, typed, resolve_arguments(typed)))
     return [
-        _planned(row, trial, typed, replace(settings, trial_seed=trial, data_seed=trial))
+        Planned(row, planned_run(replace(settings, trial_seed=trial, data_seed=trial), typed))
         for trial in range(trials)
         for row, typed, settings in resolved
     ]
 
 
-def _planned(row: Row, trial: int, flags: list[str], settings: Settings) -> Planned:
-    deciding = deciding_settings(settings, build_data(settings))
-    folder = records.run_folder(
-        settings.out,
-        settings.data["name"],
-        settings.algo["name"],
-        records.run_id(BENCHMARK_VERSION, deciding),
-    )
-    if (folder / records.RUN_FILE).exists() and not (folder / records.DONE_FILE).exists():
-        settings = replace(settings, resume=str(folder))
-        flags = [*flags, f"--resume={folder}"]
-    seeds = [f"--trial-seed={trial}", f"--data-seed={trial}"]
-    return Planned(row, trial, [*flags, *seeds], settings, folder)
-
-
-def train(planned: Sequence[Planned], jobs: int, console: Console) -> None:
+def train(name: str, planned: Sequence[Planned], jobs: int, console: Console) -> None:
     """Trains what is not finished.
 
     Args:
+        name: of the table.
         planned: the runs.
         jobs: how many at a time; more than one in processes of their own, which share the cores.
         console: where to show progress.
@@ -136,79 +120,33 @@ def train(planned: Sequence[Planned], jobs: int, console: Console) -> None:
         Interrupted: when a signal stopped it; the same command goes on from there.
         UsageError: when a run could not be trained.
     """
-    todo = [each for each in planned if not (each.folder / records.DONE_FILE).exists()]
+    todo = [each for each in planned if not (each.run.folder / records.DONE_FILE).exists()]
     console.print(
         f"Runs: {len(planned)}, of which finished: {len(planned) - len(todo)}", highlight=False
     )
-    finished = _one_by_one(todo, console) if jobs == 1 else _side_by_side(todo, jobs)
-    for number, each in enumerate(finished, start=1):
-        done = records.read_run(each.folder)
-        (accuracy,) = _accuracies([done], done.run["settings"]["selection"], "test")
-        seconds = 0.0 if done.done is None else done.done["seconds"]
-        console.print(
-            f"[{number}/{len(todo)}] {each.row.name}, trial {each.trial}: {accuracy:.1f} % held "
-            f"out ({seconds:.0f} s)",
-            highlight=False,
-            markup=False,
-        )
+    if jobs == 1:
+        for each in todo:
+            console.print(each.title, highlight=False)
+            done = run(each.run.settings, console)
+            (accuracy,) = _accuracies([done], done.run["settings"]["selection"], "test")
+            console.print(f"{each.title}: {accuracy:.1f} % held out", highlight=False)
+    elif todo:
+        _side_by_side(name, todo, jobs, console)
 
 
-def _one_by_one(todo: Sequence[Planned], console: Console) -> Iterator[Planned]:
-    for each in todo:
-        console.print(f"{each.row.name}, trial {each.trial}", highlight=False)
-        run(each.settings, console)
-        yield each
-
-
-def _side_by_side(todo: Sequence[Planned], jobs: int) -> Iterator[Planned]:
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    children: list[subprocess.Popen[str]] = []
-
-    def fit(each: Planned) -> Planned:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "dgbench", "fit", *each.flags],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        children.append(child)
-        _, errors = child.communicate()
-        if child.returncode in (_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT):
-            raise Interrupted(errors.strip())
-        if child.returncode:
-            raise UsageError(f"{each.row.name}, trial {each.trial}: {errors.strip()}")
-        return each
-
-    with ThreadPoolExecutor(jobs) as pool, _raising_on_sigterm():
-        futures = [pool.submit(fit, each) for each in todo]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-            # Each stops behind its step, with a checkpoint to go on from.
-            for child in children:
-                child.terminate()
-
-
-@contextlib.contextmanager
-def _raising_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the runs that were started, which it does not reach by itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped by SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, stop)
+def _side_by_side(name: str, todo: Sequence[Planned], jobs: int, console: Console) -> None:
+    """Trains as a sweep does, and names what failed."""
+    refuse_several_devices((each.run for each in todo), "use --jobs 1")
+    executor = LocalExecutor(places(jobs, 1), logs(todo[0].run.settings.out, name))
     try:
-        yield
+        runs = [each.run for each in todo]
+        with Progress(console, runs, 0, executor.slots) as progress:
+            failures = carry_out([(each,) for each in runs], executor, 0, progress)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        executor.close()
+    titles = {each.run.folder: each.title for each in todo}
+    if failures:
+        raise UsageError("\n".join(f"{titles[f.run.folder]}: {f.message}" for f in failures))
 
 
 def compare(reproduction: Reproduction, planned: Sequence[Planned]) -> list[Line]:
@@ -221,7 +159,7 @@ def compare(reproduction: Reproduction, planned: Sequence[Planned]) -> list[Line
     lines = []
     for row in dict.fromkeys(each.row.name for each in planned):
         own = [each for each in planned if each.row.name == row]
-        runs = [records.read_run(each.folder) for each in own]
+        runs = [records.read_run(each.run.folder) for each in own]
         for rule, theirs in own[0].row.test.items():
             lines.append(_line(own[0].row, rule, theirs, runs, reproduction.spread))
     return lines

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dgbench.sweep.cost import Line
     from dgbench.sweep.executors import Executor
     from dgbench.sweep.launcher import Failure
-    from dgbench.sweep.local import Slot
     from dgbench.sweep.plan import Plan, PlannedRun
     from dgbench.sweep.stacking import Grouping
 
@@ -112,7 +111,7 @@ def _content(file: str | None, options: argparse.Namespace) -> dict[str, Any]:
 
 def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Console) -> int:
     from dgbench.sweep.launcher import carry_out
-    from dgbench.sweep.plan import plan
+    from dgbench.sweep.plan import plan, refuse_several_devices
     from dgbench.sweep.stacking import grouped
     from dgbench.sweep.state import ENDED
     from dgbench.sweep.view import Progress, states_of
@@ -124,7 +123,10 @@ def _carry_out(sweep: Sweep, name: str, options: argparse.Namespace, console: Co
     try:
         while True:
             found = plan(sweep, options.out)
-            _refuse_several_devices(found)
+            refuse_several_devices(
+                found.runs,
+                "let --executor commands print a command for each run and start those yourself",
+            )
             manifest.write(options.out, name, sweep, found)
             states = states_of(map(manifest.entry, found.runs))
             given_up = {failure.run.folder for failure in failures}
@@ -158,19 +160,9 @@ def _executor(options: argparse.Namespace, name: str) -> Executor:
         from dgbench.sweep.cluster import RayExecutor
 
         return RayExecutor(options.address, options.jobs, options.jobs_per_gpu, logs)
-    from dgbench.sweep.local import LocalExecutor
+    from dgbench.sweep.local import LocalExecutor, places
 
-    return LocalExecutor(_places(options), logs)
-
-
-def _places(options: argparse.Namespace) -> list[Slot]:
-    """What the workers of this machine may use."""
-    import torch
-
-    from dgbench.sweep.local import slots
-
-    gpus = [str(number) for number in range(torch.cuda.device_count())]
-    return slots(options.jobs, gpus, options.jobs_per_gpu)
+    return LocalExecutor(places(options.jobs, options.jobs_per_gpu), logs)
 
 
 def _show_cost(sweep: Sweep, options: argparse.Namespace, console: Console) -> int:
@@ -206,35 +198,13 @@ def _ask_if_long(sweep: Sweep, options: argparse.Namespace, console: Console) ->
 def _cost(found: Plan, options: argparse.Namespace, console: Console) -> tuple[list[Line], int]:
     """What a sweep costs, and how many workers share it."""
     from dgbench.sweep.cost import estimate, measured_here
+    from dgbench.sweep.local import places
 
-    places = _places(options)
-    workers = len(places) if options.executor == "local" else options.jobs or 1
-    measure = measured_here(places[0].environment(), places[0].cores)
+    found_here = places(options.jobs, options.jobs_per_gpu)
+    workers = len(found_here) if options.executor == "local" else options.jobs or 1
+    measure = measured_here(found_here[0].environment(), found_here[0].cores)
     with console.status("Taking a few steps of each algorithm"):
         return estimate(found.runs, measure), workers
-
-
-def _refuse_several_devices(found: Plan) -> None:
-    """A worker has one device; for a second one Lightning would start the whole sweep again."""
-    for run in found.runs:
-        for option in ("devices", "num_nodes"):
-            given = run.settings.trainer.get(option, 1)
-            if _count(given) > 1:
-                raise UsageError(
-                    f"--trainer.{option} {given}: a sweep trains each run on one device, and "
-                    "several at a time (--jobs, --jobs-per-gpu). Leave it out, or let --executor "
-                    "commands print a command for each run and start those yourself."
-                )
-
-
-def _count(devices: int | str | list[int]) -> int:
-    """How many there are at least, as Lightning reads it; those that a worker can see are one."""
-    if isinstance(devices, int):
-        return devices
-    if isinstance(devices, str):
-        listed = [part for part in devices.split(",") if part]
-        return int(devices) if devices.isdigit() else len(listed)
-    return len(devices)
 
 
 def _show_plan(found: Plan, todo: Sequence[PlannedRun], console: Console) -> None:

@@ -66,6 +66,19 @@ def slots(jobs: int | None, gpus: Sequence[str], jobs_per_gpu: int) -> list[Slot
     ]
 
 
+def places(jobs: int | None, jobs_per_gpu: int) -> list[Slot]:
+    """Shares out what this machine has.
+
+    Args:
+        jobs: how many runs at a time, see :func:`slots`.
+        jobs_per_gpu: how many runs share a GPU.
+    """
+    import torch
+
+    gpus = [str(number) for number in range(torch.cuda.device_count())]
+    return slots(jobs, gpus, jobs_per_gpu)
+
+
 class _Worker:
     """One process and its connections."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -66,6 +66,36 @@ def _placed(
     )
     settings = replace(settings, test_env=list(test_env), resume="auto")
     return PlannedRun(settings, folder, (*flags, "--resume=auto"))
+
+
+def refuse_several_devices(runs: Iterable[PlannedRun], instead: str) -> None:
+    """A worker has one device; for a second one Lightning would start its launcher again.
+
+    Args:
+        runs: what workers are to train.
+        instead: what to do, as the end of a sentence.
+
+    Raises:
+        UsageError: when a run asks for several.
+    """
+    for run in runs:
+        for option in ("devices", "num_nodes"):
+            given = run.settings.trainer.get(option, 1)
+            if _count(given) > 1:
+                raise UsageError(
+                    f"--trainer.{option} {given}: a worker trains each run on one device, and "
+                    f"there are several workers. Leave it out, or {instead}."
+                )
+
+
+def _count(devices: int | str | list[int]) -> int:
+    """How many there are at least, as Lightning reads it; those that a worker can see are one."""
+    if isinstance(devices, int):
+        return devices
+    if isinstance(devices, str):
+        listed = [part for part in devices.split(",") if part]
+        return int(devices) if devices.isdigit() else len(listed)
+    return len(devices)
 
 
 class Plan(NamedTuple):

@@ -247,9 +247,11 @@ def test_the_papers_grayscale_steps(dtype, monkeypatch):
     stand_in_for_mnist(monkeypatch)
     table = reproductions.read("irm-colored-mnist")
     (planned,) = plan(table, table.chosen(["grayscale"]), 1, "runs", [])
-    coloured = build_data(replace(planned.settings, data={**planned.settings.data, **COLOURED}))
+    coloured = build_data(
+        replace(planned.run.settings, data={**planned.run.settings.data, **COLOURED})
+    )
     assert_same_steps(
-        planned.settings,
+        planned.run.settings,
         grayscale_paper,
         lambda _, step: full(coloured, step),
         dtype,

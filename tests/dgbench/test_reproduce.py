@@ -55,10 +55,10 @@ def finished(tmp_path_factory) -> tuple[Path, tuple[int, str, str]]:
 def test_every_row_resolves_and_its_numbers_are_percentages(name):
     table = reproductions.read(name)
     planned = plan(table, table.rows, 1, "runs", [])
-    assert len({each.folder for each in planned}) == len({row.name for row in table.rows})
+    assert len({each.run.folder for each in planned}) == len({row.name for row in table.rows})
     assert len(table.rows) == len(planned)
     for each in planned:
-        settings, row = each.settings, each.row
+        settings, row = each.run.settings, each.row
         assert (settings.data["name"], settings.protocol) == (table.dataset, table.protocol)
         assert settings.algo["name"] in registry.entries("algorithm")
         assert settings.selection in row.test
@@ -73,7 +73,7 @@ def test_every_row_resolves_and_its_numbers_are_percentages(name):
 def test_the_papers_rows_have_the_published_settings():
     """reproduce_paper_results.sh of the IRM paper; the REx paper's main.py."""
     table = reproductions.read(NAME)
-    found = {each.row.name: each.settings for each in plan(table, table.rows, 1, "runs", [])}
+    found = {each.row.name: each.run.settings for each in plan(table, table.rows, 1, "runs", [])}
     assert {name: (s.network["width"], s.steps) for name, s in found.items()} == {
         "erm": (256, 501),
         "irm": (390, 501),
@@ -97,7 +97,9 @@ def test_the_papers_rows_have_the_published_settings():
 def test_a_trial_has_a_trial_seed_and_a_data_seed():
     table = reproductions.read(NAME)
     planned = plan(table, table.chosen(["erm", "irm"]), 3, "runs", [])
-    seeds = [(p.row.name, p.settings.trial_seed, p.settings.data_seed) for p in planned]
+    settings = [each.run.settings for each in planned]
+    names = [each.row.name for each in planned]
+    seeds = [(n, s.trial_seed, s.data_seed) for n, s in zip(names, settings, strict=True)]
     assert seeds == [(name, trial, trial) for trial in range(3) for name in ("erm", "irm")]
 
 
@@ -234,7 +236,15 @@ def test_a_run_that_fails_elsewhere_is_one_error(tmp_path):
     options = ("--row", "irm", "--jobs", 2, "--trials", 1, "--trainer.accelerator", "abacus")
     code, _, errors = call(tmp_path, *options)
     assert code == 2
-    assert errors.startswith("dgbench: irm, trial 0: dgbench: Lightning refuses")
+    assert errors.startswith("dgbench: irm, trial 0: Lightning refuses")
+
+
+def test_several_devices_a_run_are_for_one_run_at_a_time(tmp_path):
+    options = ("--row", "irm", "--jobs", 2, "--trials", 1, "--trainer.devices", 2)
+    code, _, errors = call(tmp_path, *options)
+    assert code == 2
+    assert "trains each run on one device" in errors
+    assert "use --jobs 1" in errors
 
 
 def test_runs_that_diverge_are_left_out_and_not_inside(tmp_path):
