@@ -328,10 +328,10 @@ def record(
     by_index = sorted(run["environments"], key=itemgetter("index"))
     test = tuple(e["name"] for e in by_index if e["role"] == "test")
     fixed = _shared_settings(settings, test, [e["name"] for e in by_index if e["role"] != "test"])
-    # A known data set of other size is another data set: its runs have rows of their own.
+    # A known data set of other size is another data set: its runs have a table of their own.
     counts = [p["message"] for p in run.get("data_problems", []) if p["kind"] == "count"]
     if counts:
-        fixed["data_counts"] = " ".join(counts)
+        fixed["data"] = {**fixed["data"], "counts": " ".join(counts)}
     return Record(
         place=place,
         origin=origin,
