@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgbench import registry
 from dgbench.errors import UsageError
-from dgbench.inspect import environments
+from dgbench.inspect import environments, shifts
 from dgbench.inspect.pictures import TRAINING_BATCHES, draw
 from dgbench.inspect.report import show
 from dgbench.inspect.survey import Survey, survey
@@ -41,16 +41,21 @@ def inspect(settings: DataSettings, console: Console) -> Survey:
     found = survey(data)
     usable = bool(found.fingerprint)
     compared = environments.compare(data) if settings.environments and usable else None
+    shifted = (
+        shifts.measure(data, settings.data["name"]) if compared and data.test_environments else None
+    )
     pictures = _draw(settings, data, found) if usable else []
     if settings.json:
         sys.stdout.write(
-            json.dumps(_document(settings, found, compared, pictures), indent=1) + "\n"
+            json.dumps(_document(settings, found, compared, shifted, pictures), indent=1) + "\n"
         )
         return found
     name = settings.data["name"]
     show(console, f"{name} ({settings.protocol}), data seed {settings.data_seed}", found)
     if compared is not None:
         environments.show(console, compared)
+    if shifted is not None:
+        shifts.show(console, shifted)
     lines = [f"Written: {path}" for path in pictures]
     lacking = ["No pictures: they need matplotlib, pip install 'dgbench[report]'."]
     for line in lines or lacking * usable:
@@ -67,10 +72,15 @@ def _draw(settings: DataSettings, data: EnvironmentDataModule, found: Survey) ->
         raise UsageError(f"The folder {folder} cannot be written: {error}.") from None
 
 
+def _shifts(found: shifts.ShiftReport | str) -> dict[str, Any]:
+    return {"not_measured": found} if isinstance(found, str) else found.to_dict()
+
+
 def _document(
     settings: DataSettings,
     found: Survey,
     compared: environments.EnvironmentReport | None,
+    shifted: shifts.ShiftReport | str | None,
     pictures: Sequence[Path],
 ) -> dict[str, Any]:
     """What is printed for machines."""
@@ -80,6 +90,7 @@ def _document(
         "data_seed": settings.data_seed,
         **found.to_dict(),
         **({} if compared is None else {"training_environments": compared.to_dict()}),
+        **({} if shifted is None else {"shifts": _shifts(shifted)}),
         "pictures": [str(path) for path in pictures],
     }
 

@@ -13,6 +13,7 @@ from datamodules.base import EnvironmentDataModule
 from datamodules.colored_mnist import ColoredMNIST
 from datamodules.environments import EnvironmentData
 from datamodules.preprocessing import Preprocessing
+from dgbench.inspect import shifts
 from dgbench.inspect.environments import compare
 from tests.dgbench.tiny import command
 from tests.synthetic import make_data
@@ -72,14 +73,20 @@ def test_labels_are_compared_as_by_hand():
     assert not found.differs(test)
 
 
-def test_the_command_prints_and_writes_what_was_compared(tmp_path):
+def test_the_command_prints_and_writes_what_was_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(shifts, "TRIALS", 1)
+    monkeypatch.setattr(shifts, "PASSES", 1)
+    monkeypatch.setattr(shifts, "POINTS", 500)
     options = ("--environments", "--test-env", "2", "--data.draws", "1000", "--out", tmp_path)
     code, shown, errors = command("inspect", *options)
     assert code == 0, errors
     assert "Changing: colour. Perhaps invariant: shape." in shown
     code, shown, _ = command("inspect", "--json", *options)
     assert code == 0
-    compared = json.loads(shown)["training_environments"]
+    document = json.loads(shown)
+    assert document["shifts"]["held_out"] == ["-90%"]
+    assert document["shifts"]["published"]["correlation"][0] == 0.5468
+    compared = document["training_environments"]
     assert compared["environments"] == ["+90%", "+80%"]
     assert [view["differs"] for view in compared["views"]] == [True, False]
 
