@@ -156,5 +156,19 @@ def test_the_worked_examples_run_and_fit_in_25_lines(block, module, flags, tmp_p
     assert "(held out)" in shown
 
 
+def test_the_structural_causal_model_has_the_figures_beside_it():
+    example = next(block for block in blocks("python") if "SCM(" in block)
+    found: dict = {}
+    exec(example, found)
+    told = [
+        float(number) for number in re.findall(r"#.*?(-?\d+\.\d+)(?: would.*)?$", example, re.M)
+    ]
+    means = [found[name]["revenue"].mean() for name in ("seen", "south")]
+    assert told == pytest.approx(
+        [*means, found["effect"].mean, found["seen"]["revenue"][0]], abs=0.005
+    )
+    assert f"{found['shaded']['revenue'][0]:.2f}" in example
+
+
 if __name__ == "__main__":
     README.write_text(with_tables(README.read_text()))
