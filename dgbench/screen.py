@@ -8,8 +8,10 @@ of images and their splits; a screen leaves a table and one JSON file of its own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -32,6 +34,7 @@ from dgbench.registry import load
 from dgbench.runtime import quiet_lightning
 from dgbench.search_space import draw, hyperparameters
 from dgbench.stacked.model import StackedAlgorithm, obstacle
+from leaderboard.statistics import beyond_two_errors, summarize
 
 BASELINE = "erm"
 ORACLE = "oracle"
@@ -97,6 +100,32 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A printed error.
+
+    Attributes:
+        mean: over data seeds and environments.
+        deviation: over data seeds (ddof 0), averaged over environments.
+        data_seeds: how many.
+    """
+
+    mean: float
+    deviation: float
+    data_seeds: int
+
+    def difference(self, result: Result) -> tuple[float, bool | None]:
+        """Ours minus theirs, and whether that is beyond two of its standard errors.
+
+        None where we have one data seed alone. Their error comes from a deviation that is averaged
+        over environments: at least that of the mean over them, so no flag is raised too early.
+        """
+        difference = result.mean - self.mean
+        ours = summarize(result.errors.mean(axis=1).tolist()).standard_error
+        theirs = self.deviation / math.sqrt(self.data_seeds - 1)
+        return difference, beyond_two_errors(difference, ours, theirs)
+
+
+@dataclass(frozen=True)
 class Line:
     """One example.
 
@@ -105,14 +134,14 @@ class Line:
         regression: whether errors are squares, or shares of wrong labels.
         results: by name: the algorithm, the baseline and the oracle.
         icp: outcome of invariant causal prediction, one a data seed.
-        published: mean and deviation, by name; empty for other settings than the published.
+        published: what is printed for it, by name; empty for numbers of environments without.
     """
 
     example: str
     regression: bool
     results: Mapping[str, Result]
     icp: tuple[str, ...]
-    published: Mapping[str, tuple[float, float]]
+    published: Mapping[str, Published]
 
 
 def run(plan: Plan, report: Report = lambda text: None) -> list[Line]:
@@ -164,13 +193,21 @@ def draws(algo: str, plan: Plan) -> list[dict[str, Any]]:
     overriding = plan.options if algo == plan.algo else {}
     path = configs() / "screen" / f"{algo}.yaml"
     if path.exists():
-        listed = yaml.safe_load(path.read_text())["draws"]
+        content = yaml.safe_load(path.read_text())
+        listed = content["draws"]
         if plan.draws > len(listed):
             raise UsageError(
                 f"--draws is {plan.draws}; it must be at most {len(listed)}, the settings that "
                 f"configs/screen/{path.name} lists."
             )
-        return [{**options, **overriding} for options in listed[: plan.draws]]
+        times = dict.fromkeys(content.get("per_environment", ()), plan.environments)
+        return [
+            {
+                **{name: value * times.get(name, 1) for name, value in options.items()},
+                **overriding,
+            }
+            for options in listed[: plan.draws]
+        ]
     ranges = {
         option.name: option.range
         for option in hyperparameters(load("algorithm", algo))
@@ -217,17 +254,23 @@ def icp_outcome(problem: Problem) -> str:
     return found.outcome
 
 
-def published(example: str, environments: int) -> dict[str, tuple[float, float]]:
-    """Published mean and deviation of an example, by name of the algorithm.
+def published(example: str, environments: int) -> dict[str, Published]:
+    """Published errors on an example, by name of the algorithm; of 2 to 10 environments.
 
     Args:
         example: the example.
         environments: number of environments.
     """
-    content = yaml.safe_load((configs() / "screen" / "published.yaml").read_text())
-    if environments != content["environments"]:
-        return {}
-    return {name: (mean, spread) for name, (mean, spread) in content["errors"][example].items()}
+    content = _publication()
+    errors = content["errors"].get(environments, {}).get(example, {})
+    seeds = content["data_seeds"]
+    return {name: Published(mean, spread, seeds) for name, (mean, spread) in errors.items()}
+
+
+@cache
+def _publication() -> Mapping[str, Any]:
+    content: Mapping[str, Any] = yaml.safe_load((configs() / "screen/published.yaml").read_text())
+    return content
 
 
 def _result(

@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from dgbench.errors import UsageError
-from dgbench.screen import Line, Plan
+from dgbench.screen import Line, Plan, Published, Result
+
+FLAG = "(!)"
 
 
 def show(console: Console, plan: Plan, lines: Sequence[Line]) -> None:
-    """Prints one row an example, published figures under ours.
+    """Prints one row an example; under ours what is published, and how far ours is from it.
 
     Args:
         console: where to print.
@@ -36,7 +39,8 @@ def show(console: Console, plan: Plan, lines: Sequence[Line]) -> None:
     console.print(
         f"Mean ± deviation over {plan.data_seeds} data seeds, {plan.environments} environments, "
         f"{plan.samples} rows each, {plan.steps} steps, the best of {plan.draws} settings by "
-        "validation error; (published: 50 seeds, 10000 rows, 10000 steps, 20 settings).",
+        "validation error; (published: 50 seeds, 10000 rows, 10000 steps, 20 settings) and the "
+        f"difference, {FLAG} beyond two of its standard errors.",
         highlight=False,
     )
 
@@ -67,7 +71,10 @@ def write(plan: Plan, lines: Sequence[Line], folder: Path) -> Path:
                     for name, result in line.results.items()
                 },
                 "icp": list(line.icp),
-                "published": dict(line.published),
+                "published": {
+                    name: _compared(printed, line.results.get(name))
+                    for name, printed in line.published.items()
+                },
             }
             for line in lines
         },
@@ -87,5 +94,15 @@ def _cell(line: Line, name: str) -> str:
     ours = f"{result.mean:.{digits}f} ± {result.deviation:.{digits}f}"
     if name not in line.published:
         return ours
-    mean, deviation = line.published[name]
-    return f"{ours}\n({mean:.{digits}f} ± {deviation:.{digits}f})"
+    printed = line.published[name]
+    difference, flagged = printed.difference(result)
+    return (
+        f"{ours}\n({printed.mean:.{digits}f} ± {printed.deviation:.{digits}f})\n"
+        f"{difference:+.{digits}f}{f' {FLAG}' if flagged else ''}"
+    )
+
+
+def _compared(printed: Published, result: Result | None) -> dict[str, Any]:
+    """What is published, and where we trained the same how far ours is from it."""
+    difference, flagged = (None, None) if result is None else printed.difference(result)
+    return {**asdict(printed), "difference": difference, "flagged": flagged}

@@ -19,7 +19,7 @@ import yaml
 
 from leaderboard.board import Published, SectionKey
 from leaderboard.records import SelectionRule
-from leaderboard.statistics import Summary
+from leaderboard.statistics import Summary, beyond_two_errors
 
 
 class Figure(NamedTuple):
@@ -185,10 +185,9 @@ def _compared(publication: Publication, figure: Figure, ours: Summary | None) ->
     error = publication.standard_error(figure)
     theirs = None if error is None else error / 100
     difference = None if ours is None else ours.mean - figure.mean / 100
-    own = None if ours is None else ours.standard_error
     flagged = None
-    if difference is not None and own is not None and theirs is not None:
-        flagged = abs(difference) > 2 * math.hypot(own, theirs)
+    if ours is not None and difference is not None:
+        flagged = beyond_two_errors(difference, ours.standard_error, theirs)
     return Published(
         mean=figure.mean / 100,
         printed=_text(figure.mean)

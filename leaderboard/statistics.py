@@ -85,6 +85,22 @@ class Friedman:
     critical_difference: float
 
 
+def beyond_two_errors(difference: float, ours: float | None, theirs: float | None) -> bool | None:
+    """Whether two means with errors of their own differ by more than chance easily makes.
+
+    Args:
+        difference: Between them.
+        ours: The standard error of one; None if it is not known.
+        theirs: The standard error of the other.
+
+    Returns:
+        Whether the difference is beyond two of its standard errors; None without both errors.
+    """
+    if ours is None or theirs is None:
+        return None
+    return abs(difference) > 2 * math.hypot(ours, theirs)
+
+
 def mean_of(values: Sequence[float]) -> float:
     """Arithmetic mean, the same for any order of the values; there is at least one."""
     return math.fsum(values) / len(values)

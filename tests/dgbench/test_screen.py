@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from datamodules.scm_presets import EXAMPLES, linear_unit_test
@@ -14,7 +17,7 @@ from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.irm import IRM
 from dgbench.algorithms.vrex import VREx
 from dgbench.linear_forms import Form, best_form, make_algorithm
-from dgbench.screen import icp_outcome, published, train
+from dgbench.screen import Plan, Published, Result, draws, icp_outcome, published, train
 from tests.dgbench.tiny import command
 
 ROWS = 60
@@ -96,6 +99,9 @@ def test_the_command_prints_a_table_and_writes_it(tmp_path):
     result = document["examples"]["1"]["results"]["irm"]
     assert result["options"]["penalty_weight"] == 3
     assert len(result["errors"]) == 3
+    beside = document["examples"]["1"]["published"]["irm"]
+    assert beside["difference"] == pytest.approx(result["mean"] - 11.1503)
+    assert f"{beside['difference']:+.2f}{' (!)' if beside['flagged'] else ''}" in shown
     assert set(document["examples"]["1"]["results"]) == {"irm", "erm", "oracle"}
 
 
@@ -112,7 +118,47 @@ def test_bad_requests_end_with_one_message():
         assert "Traceback" not in errors
 
 
+# As tables of the publication print it, to two digits: oracle, ERM, IRMv1, ANDMask, IGA.
+PRINTED = {
+    (3, "1"): "10.42±0.16 13.36±1.49 11.15±0.71 10.59±0.17 17.47±2.17",
+    (3, "3s"): "0.01±0.00 0.49±0.06 0.49±0.07 0.47±0.08 0.49±0.06",
+    (2, "1"): "5.63±0.08 6.63±0.51 5.90±0.22 5.73±0.11 11.41±1.84",
+    (2, "2"): "0.00±0.00 0.35±0.01 0.46±0.00 0.00±0.00 0.46±0.00",
+    (10, "2"): "0.00±0.00 0.35±0.06 0.46±0.03 0.38±0.07 0.01±0.07",
+    (10, "3s"): "0.01±0.00 0.16±0.20 0.01±0.00 0.48±0.07 0.16±0.20",
+}
+
+
 def test_every_example_has_published_figures():
-    for example in EXAMPLES:
-        assert {"erm", "irm", "oracle"} <= set(published(example, 3))
-        assert published(example, 4) == {}
+    for environments in range(2, 11):
+        for example in EXAMPLES:
+            figures = published(example, environments)
+            assert list(figures) == ["oracle", "erm", "irm", "and_mask", "iga"]
+            assert figures["oracle"].mean <= min(each.mean for each in figures.values())
+    for (environments, example), printed in PRINTED.items():
+        row = published(example, environments).values()
+        assert " ".join(f"{each.mean:.2f}±{each.deviation:.2f}" for each in row) == printed
+    assert published("1", 1) == published("1", 11) == {}
+
+
+@pytest.mark.parametrize("environments", [2, 10])
+def test_published_settings_are_those_of_the_number_of_environments(environments):
+    # The setting that the archive names as the best for IRMv1 on Example 3, in its own terms.
+    rate, decay, share = 0.0006954242203320001, 0.008024709838851, 0.9547252494020511
+    call = Plan("irm", ("3",), {}, environments, data_seeds=1, draws=20, samples=1, steps=1)
+    chosen = next(d for d in draws("irm", call) if d["learning_rate"] == pytest.approx(rate))
+    assert chosen["weight_decay"] == pytest.approx(decay / (1 - share))
+    assert chosen["penalty_weight"] == pytest.approx(environments * share / (1 - share))
+
+
+def test_a_difference_is_flagged_beyond_two_standard_errors():
+    errors = np.array([[1.0, 2.0], [1.5, 2.5], [2.0, 3.0]])
+    own = stats.sem(errors.mean(axis=1))
+    theirs = stats.sem(np.repeat([1.0, -1.0], 25)) * 0.7
+    bound = 2 * math.hypot(own, theirs)
+    for away, flagged in ((0.99, False), (1.01, True)):
+        printed = Published(2.0 + away * bound, 0.7, 50)
+        difference, found = printed.difference(Result(0, {}, errors))
+        assert difference == pytest.approx(-away * bound)
+        assert found is flagged
+    assert printed.difference(Result(0, {}, errors[:1]))[1] is None
