@@ -354,12 +354,30 @@ def _icp(arguments: list[str]) -> int:
     add("--target", help="the column to explain")
     add("--environment-column", help="the column that names the environments")
     add("--variables", nargs="+", help="columns that may be causes; all others if left out")
-    add("--test", choices=list(icp.TESTS), help="by the target if left out")
-    add("--alpha", type=float, default=0.05, help="level; a set is accepted above it")
-    add("--bonferroni", choices=["recommended", "R"], default="recommended")
-    add("--intervals", choices=["marginal", "simultaneous"], default="marginal")
-    add("--screen", choices=["boosting", "lasso", "stability"], help="keep the best predictors")
-    add("--keep", type=int, default=8, help="how many a screen keeps")
+    add(
+        "--test",
+        choices=list(icp.TESTS),
+        help="residuals for numbers, calibration for words and two values, if left out",
+    )
+    add("--alpha", type=float, default=0.05, help="level; a set is accepted above it (0.05)")
+    add(
+        "--bonferroni",
+        choices=["recommended", "R"],
+        default="recommended",
+        help="factor over environments (recommended)",
+    )
+    add(
+        "--intervals",
+        choices=["marginal", "simultaneous"],
+        default="marginal",
+        help="each by itself, or all at once (marginal)",
+    )
+    add(
+        "--screen",
+        choices=["boosting", "lasso", "stability"],
+        help="keep the best predictors; no guarantee unless these hold every cause",
+    )
+    add("--keep", type=int, default=8, help="how many a screen keeps (8)")
     add("--out", type=Path, help="folder for icp.json and the picture icp.png")
     options, flags = parser.parse_known_args(arguments)
     names = (options.target, options.environment_column)
@@ -374,6 +392,9 @@ def _icp(arguments: list[str]) -> int:
         columns = icp_datasets.read(options.dataset, flags)
         options.target = icp_datasets.TARGET
     elif flags:
+        from dgbench.parser import refuse_unknown
+
+        refuse_unknown(parser, flags)
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
     elif None in names:
         parser.error("--table needs --target and --environment-column")
@@ -419,6 +440,9 @@ def _screen(arguments: list[str]) -> int:
     options, flags = parser.parse_known_args(arguments)
     if "." not in options.algo:
         registry.require("algorithm", options.algo)
+    from dgbench.parser import refuse_unknown
+
+    refuse_unknown(parser, [flag for flag in flags if "." not in flag])
     from datamodules.scm_presets import EXAMPLES
     from dgbench import screen, screen_report
 

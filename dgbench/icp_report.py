@@ -20,8 +20,9 @@ from dgbench.icp.result import Interval, write_set
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from pandas import DataFrame
 
-_SHOWN_SETS = 10
+_SHOWN = 10
 _DRAWN_SETS = 30
 _SMALLEST_DRAWN = 1e-16
 
@@ -65,7 +66,10 @@ def read(
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"The table {path} cannot be read: {error}.") from None
+        reason = " ".join(str(error).split())
+        raise UsageError(f"The table {path} cannot be read: {reason}.") from None
+    if table.empty:
+        raise UsageError(f"The table {path} has a header line and no rows below it.")
     names = [str(name) for name in table.columns]
     chosen = [name for name in names if name not in (target, environment_column)]
     chosen = chosen if variables is None else list(variables)
@@ -80,12 +84,27 @@ def read(
             f"These columns are not numbers: {', '.join(written)}. Encode them as 0/1 columns, or "
             "name the variables to use with --variables."
         )
+    _refuse_holes(table[[target, environment_column, *chosen]])
     return Columns(
         table[chosen].to_numpy(dtype=np.float64),
         table[target].to_numpy(),
         table[environment_column].to_numpy(),
         tuple(chosen),
     )
+
+
+def _refuse_holes(table: DataFrame) -> None:
+    holes = table.isna() | table.isin([np.inf, -np.inf])
+    found = [
+        f"{name} ({count} rows, the first is row {holes[name].argmax() + 1} below the header)"
+        for name, count in holes.sum().items()
+        if count
+    ]
+    if found:
+        raise UsageError(
+            f"Columns with empty or infinite cells: {', '.join(found)}. Drop those rows or impute "
+            "them: both can break invariance, so the choice is yours."
+        )
 
 
 def show(console: Console, result: ICPResult, target: str, columns: Columns) -> None:
@@ -110,6 +129,8 @@ def show(console: Console, result: ICPResult, target: str, columns: Columns) -> 
         console.print(escape(line), highlight=False)
     console.print(_variables(result))
     console.print(escape(_accepted(result)), highlight=False)
+    if result.screened_out:
+        console.print(escape(f"Screened out: {_listed(result.screened_out)}."), highlight=False)
     if columns.causes is not None:
         truth = write_set(columns.causes) if columns.causes else "none of the variables"
         console.print(escape(f"Direct causes by construction: {truth}."), highlight=False)
@@ -156,18 +177,20 @@ def _variables(result: ICPResult) -> Table:
             "yes" if identified else "cannot tell",
             style="bold" if identified else None,
         )
-    for name in result.screened_out:
-        table.add_row(escape(name), "-", "-", "screened out", style="dim")
     return table
 
 
 def _accepted(result: ICPResult) -> str:
-    accepted = result.accepted_sets
-    if not accepted:
-        return "No set is accepted."
-    shown = [f"{write_set(s)} (p = {_p_value(result.set_p_values[s])})" for s in accepted]
-    more = f", and {len(shown) - _SHOWN_SETS} more" if len(shown) > _SHOWN_SETS else ""
-    return f"Accepted sets: {', '.join(shown[:_SHOWN_SETS])}{more}."
+    shown = {s: f"{write_set(s)} (p = {_p_value(p)})" for s, p in result.set_p_values.items()}
+    if not result.accepted_sets:
+        closest = max(shown, key=result.set_p_values.__getitem__)
+        return f"No set is accepted; the closest is {shown[closest]}."
+    return f"Accepted sets: {_listed([shown[s] for s in result.accepted_sets])}."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = f", and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return ", ".join(parts[:_SHOWN]) + more
 
 
 def _p_value(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import SUPPRESS
+from argparse import ArgumentParser as PlainParser
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
@@ -162,7 +163,7 @@ def build_inspect_parser(names: Names | None = None) -> ArgumentParser:
     return parser
 
 
-def refuse_unknown(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+def refuse_unknown(parser: PlainParser, arguments: Sequence[str]) -> None:
     """Refuses options that the parser does not have.
 
     Raises:

@@ -28,7 +28,7 @@ from dgbench.algorithms.base import Algorithm
 from dgbench.errors import UsageError
 from dgbench.icp import icp
 from dgbench.linear_forms import best_form, make_algorithm
-from dgbench.parser import refuse_unknown
+from dgbench.parser import in_our_words, refuse_unknown
 from dgbench.protocols import configs
 from dgbench.registry import load
 from dgbench.runtime import quiet_lightning
@@ -235,7 +235,7 @@ def algorithm_options(algo: str, flags: Sequence[str]) -> dict[str, Any]:
     try:
         parsed = parser.parse_args(list(flags)).algo
     except ArgumentError as error:
-        raise UsageError(f"{' '.join(str(error).split())}.") from None
+        raise UsageError(in_our_words(error, f"fit --algo {algo}")) from None
     given = {flag.partition("=")[0].removeprefix("--algo.") for flag in flags if flag[:2] == "--"}
     return {name: parsed[name] for name in given}
 

@@ -35,7 +35,8 @@ class SubsetNetwork(Network):
         representation: the frozen featurizer behind the variable ``features``, or None.
 
     Raises:
-        UsageError: for more variables than sets of them could be trained for.
+        UsageError: for more variables than sets of them could be trained for, and networks that
+            :func:`dgbench.networks.build_network` did not build.
         DataError: for views that there are not.
     """
 
@@ -52,7 +53,12 @@ class SubsetNetwork(Network):
             views: the variables of an image, see :mod:`datamodules.views`; those of a vector are
                 its numbers. ``features`` may be among them, for either.
         """
-        assert like.recipe is not None, "only what build_network built can be built again"
+        if like.recipe is None:
+            raise UsageError(
+                "A head for each set of variables is built like a network of `fit`, which this one "
+                "is not. What invariant causal prediction concludes from the linear unit "
+                "tests stands beside every algorithm that `screen` tries."
+            )
         shape, classes = like.recipe.input_shape, like.recipe.classes
         seen = tuple(view for view in views if view != FEATURES)
         features = FEATURES in views

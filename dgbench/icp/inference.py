@@ -159,11 +159,16 @@ def _groups(
     """Names of the variables, and the columns of each."""
     if groups is None:
         return sample.variables, [[column] for column in range(len(sample.variables))]
-    grouped = [name for group in groups.values() for name in group]
-    if sorted(grouped) != sorted(sample.variables) or not all(groups.values()) or screen:
+    if screen is not None:
         raise UsageError(
-            f"groups are {dict(groups)} and screen is {screen}; each of the columns "
-            f"{', '.join(sample.variables)} must be in one group, and groups cannot be screened."
+            f"screen is {screen!r}; variables of several columns cannot be screened. Leave it out: "
+            f"there are {len(groups)}, {', '.join(groups)}."
+        )
+    grouped = [name for group in groups.values() for name in group]
+    if sorted(grouped) != sorted(sample.variables) or not all(groups.values()):
+        raise UsageError(
+            f"groups are {dict(groups)}; each of the columns {', '.join(sample.variables)} must be "
+            "in one group."
         )
     return tuple(groups), [[sample.variables.index(n) for n in own] for own in groups.values()]
 
@@ -171,7 +176,7 @@ def _groups(
 def _refuse_many(count: int) -> None:
     if count > MOST_VARIABLES:
         raise UsageError(
-            f"{count} variables have {2**count:,} subsets; at most {MOST_VARIABLES} are tested in "
+            f"{count} variables have 2^{count} subsets; at most {MOST_VARIABLES} are tested in "
             "full. Name fewer, on grounds of your own, or keep the best predictors: "
             "icp(..., screen='lasso', keep=8), on the command line --screen lasso --keep 8. The "
             "guarantee then holds only if the screen keeps every parent of the target."

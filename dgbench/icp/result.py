@@ -129,11 +129,15 @@ class ICPResult:
     def describe(self) -> str:
         """The outcome in words, with what it does and does not say."""
         level = f"{100 * (1 - self.alpha):g} %"
+        kept = " that the screen kept" if self.screened_out else ""
+        condition = (
+            f"if its parents are among the variables{kept} and its mechanism is the same in every "
+            "environment"
+        )
         return {
             "identified": (
                 f"Identified: {write_set(self.estimate or ())}. With probability at least {level} "
-                "all of these are direct causes of the target, if its parents are among the "
-                "variables and its mechanism is the same in every environment. Other variables "
+                f"all of these are direct causes of the target, {condition}. Other variables "
                 "may be causes too: these environments cannot tell."
             ),
             "empty_set_accepted": (
@@ -144,7 +148,8 @@ class ICPResult:
             "empty_intersection": (
                 "Nothing identified: the target's law differs between the environments, but the "
                 "sets that explain it have no variable in common. "
-                + self._describe_defining_sets(level)
+                f"With probability at least {level} there is a direct cause in each of "
+                f"{self._describe_defining_sets()}, {condition}."
             ),
             "rejected": (
                 "Rejected: no set of variables makes the target invariant, the empty set "
@@ -154,12 +159,9 @@ class ICPResult:
             ),
         }[self.outcome]
 
-    def _describe_defining_sets(self, level: str) -> str:
+    def _describe_defining_sets(self) -> str:
         shown = " and ".join(write_set(s) for s in self.defining_sets[:4])
-        more = " (and more)" if len(self.defining_sets) > 4 else ""
-        return (
-            f"With probability at least {level} there is a direct cause in each of {shown}{more}."
-        )
+        return shown + (" (and more)" if len(self.defining_sets) > 4 else "")
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in lists, numbers and strings, as the command writes it to JSON.

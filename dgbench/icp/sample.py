@@ -18,6 +18,7 @@ TargetKind = Literal["numeric", "classes"]
 
 # A column whose spread is this far below its size is constant but for rounding.
 _CONSTANT = 1e-10
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,15 @@ def make_sample(
     if len(environments) < 2:
         raise UsageError(
             f"There is one environment, {environments[0]!r}; invariance needs at least 2 to "
-            "compare. Name another environment column, or pool no environments."
+            "compare. Name another environment column, or hold fewer environments out."
         )
-    small = [f"{environments[e]} ({n})" for e, n in enumerate(np.bincount(codes)) if n < 2]
+    small = [environments[e] for e, n in enumerate(np.bincount(codes)) if n < 2]
     if small:
+        more = f" and {len(small) - _SHOWN} more" if len(small) > _SHOWN else ""
         raise UsageError(
-            f"Environments with a single row: {', '.join(small)}; each needs at least 2. "
-            "Leave them out, or join them with another on grounds that do not look at the target."
+            f"Environments with a single row: {', '.join(small[:_SHOWN])}{more}; each needs at "
+            "least 2. Leave them out, or join them with another on grounds that do not look at the "
+            "target."
         )
     values, classes = _target(target, len(columns), kind)
     spread = columns.std(axis=0)

@@ -50,7 +50,7 @@ def test_a_rejection_has_no_estimate_and_a_picture(tmp_path):
     code, shown, _ = command(*ICP, "--table", path, "--out", tmp_path)
     assert code == 0
     assert "Rejected" in shown
-    assert "No set is accepted." in shown
+    assert "No set is accepted; the closest is {" in shown
     assert json.loads((tmp_path / "icp.json").read_text())["estimate"] is None
     assert (tmp_path / "icp.png").read_bytes()[:4] == PNG
 
@@ -81,7 +81,8 @@ def test_constant_columns_and_screens_are_noted(table, tmp_path):
     assert "Note: Some sets are singular" in shown
     code, shown, _ = command(*ICP, "--table", table, "--screen", "lasso", "--keep", "2")
     assert code == 0
-    assert "screened out" in shown
+    assert "Screened out: x2, one." in shown
+    assert "among the variables that the screen kept" in " ".join(shown.split())
 
 
 def test_without_matplotlib_the_numbers_are_written_and_it_says_so(table, tmp_path, monkeypatch):
@@ -105,6 +106,7 @@ def test_without_matplotlib_the_numbers_are_written_and_it_says_so(table, tmp_pa
         (("--test", "calibration"), ["300 different values"]),
         (("--test", "anova"), []),
         (("--screen", "lasso", "--keep", "0"), ["keep is 0"]),
+        (("--variabels", "x0"), ["Did you mean --variables"]),
         (("--out", "/proc/nowhere"), ["/proc/nowhere", "cannot be written"]),
     ],
 )
@@ -150,13 +152,20 @@ def test_a_data_set_knows_its_columns():
     assert command("icp", "--table", "table.csv", "--data-seed", "1")[0] == 2
 
 
+def test_a_table_without_rows_is_named(table):
+    table.write_text("e,x0,y\n")
+    code, _, errors = command(*ICP, "--table", table)
+    assert code == 2
+    assert "no rows" in errors
+
+
 def test_a_missing_value_is_named(table):
     rows = pd.read_csv(table)
     rows.loc[17, "x1"] = np.nan
     rows.to_csv(table, index=False)
     code, _, errors = command(*ICP, "--table", table)
     assert code == 2
-    assert "first at row 17" in errors
+    assert "x1 (1 rows, the first is row 18 below the header)" in errors
 
 
 def test_the_readme_shows_what_it_prints(tmp_path, monkeypatch):

@@ -111,6 +111,9 @@ def test_bad_requests_end_with_one_message():
         (("--algo", "irm", "--examples", "4"), "no example '4'"),
         (("--algo", "irm", "--draws", "21"), "at most 20"),
         (("--algo", "irm", "--algo.penalty", "3"), "no option --algo.penalty"),
+        (("--algo", "irm", "--algo.penalty_weight", "x"), "fit --algo irm --help"),
+        (("--algo", "irm", "--example", "1"), "Did you mean --examples"),
+        (("--algo", "icp", "--examples", "1"), "beside every algorithm that `screen` tries"),
     ):
         code, _, errors = command("screen", *call)
         assert code == 2
