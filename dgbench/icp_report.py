@@ -76,7 +76,7 @@ def read(
     for name in (target, environment_column, *chosen):
         if name not in names:
             raise UsageError(registry.unknown("column", name, names))
-    if target == environment_column or {target, environment_column} & set(chosen):
+    if len({target, environment_column, *chosen}) < len(chosen) + 2:
         raise UsageError("Target, environment column and variables must be different columns.")
     written = [name for name in chosen if table[name].dtype.kind not in "iufb"]
     if written:

@@ -101,6 +101,7 @@ def test_without_matplotlib_the_numbers_are_written_and_it_says_so(table, tmp_pa
         (("--target", "yy"), ["no column 'yy'", "x0"]),
         (("--variables", "x0", "y"), ["different columns"]),
         (("--variables", "e"), ["different columns"]),
+        (("--variables", "x0", "x0"), ["different columns"]),
         (("--environment-column", "x0", "--variables", "x1", "e"), ["not numbers: e"]),
         (("--alpha", "2"), ["alpha is 2"]),
         (("--test", "calibration"), ["300 different values"]),
