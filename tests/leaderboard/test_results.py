@@ -1,4 +1,4 @@
-"""The committed tables are those of the committed records."""
+"""The committed tables and the committed page are those of the committed records."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import leaderboard
-from leaderboard.build import load_board
-from leaderboard.outputs import texts
+from leaderboard import page
+from leaderboard.build import build, load_board
+from leaderboard.outputs import LEADERBOARD_FILE, PAGE_FILE
+from leaderboard.verify import unlike_tables
 from tests.leaderboard.make_golden import write_golden_runs
 
 RESULTS = Path(leaderboard.__file__).parent / "results"
@@ -16,26 +18,24 @@ RESULTS = Path(leaderboard.__file__).parent / "results"
 
 def stale(folder: Path) -> list[str]:
     """Files in `folder` that are not what its records give: write them by `leaderboard build`."""
-    expected = texts(load_board([folder / "records"]))
-    return [
-        name
-        for name, text in expected.items()
-        if not (folder / name).exists() or (folder / name).read_text("utf-8") != text
-    ]
+    return [finding.place for finding in unlike_tables(folder, load_board([folder / "records"]))]
 
 
 def test_committed_results_are_fresh() -> None:
     if not (RESULTS / "records").exists():
         pytest.skip("leaderboard/results holds no records yet")
+    assert (RESULTS / PAGE_FILE).exists()
     assert stale(RESULTS) == []
 
 
-def test_a_changed_table_is_found(tmp_path: Path) -> None:
+def test_what_is_stale_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_golden_runs(tmp_path / "records")
-    for name, text in texts(load_board([tmp_path / "records"])).items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    build([tmp_path / "records"], tmp_path)
     assert stale(tmp_path) == []
-    table = tmp_path / "LEADERBOARD.md"
+    table = tmp_path / LEADERBOARD_FILE
     table.write_text(table.read_text("utf-8").replace("75.0", "76.0"), encoding="utf-8")
-    assert stale(tmp_path) == ["LEADERBOARD.md"]
+    assert stale(tmp_path) == [LEADERBOARD_FILE]
+    # The page is that of its templates, style and script as they are now.
+    of_now = page._asset
+    monkeypatch.setattr(page, "_asset", lambda name: of_now(name) + "\n" * (name == "page.css"))
+    assert stale(tmp_path) == [LEADERBOARD_FILE, PAGE_FILE]
