@@ -6,14 +6,11 @@ r"""A board as LaTeX with booktabs: a file for each table, and a document that s
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 
 from leaderboard import tables
-from leaderboard.board import Board, Section, SectionKey
-from leaderboard.records import folder_name
+from leaderboard.board import Board, Section
 from leaderboard.tables import Entry
 
 FOLDER = "tables"
@@ -53,7 +50,7 @@ def documents(board: Board) -> dict[str, str]:
         The content of each file by its name; the document is the first one.
     """
     sections = tables.in_order(board)
-    names = _names(sections)
+    names = tables.short_names(sections)
     files = {
         f"{FOLDER}/{name}.tex": _table(board, section, name)
         for name, section in zip(names, sections, strict=True)
@@ -82,24 +79,6 @@ def escape(text: str) -> str:
 def _letter(letter: str) -> str:
     plain = (letter.isascii() and letter.isprintable()) or "À" <= letter <= "ÿ"
     return _SPECIAL.get(letter, letter if plain else f"U+{ord(letter):04X}")
-
-
-def _names(sections: Sequence[Section]) -> list[str]:
-    """A file name for each table, with a hash where what it names repeats."""
-    short = [
-        folder_name("-".join(filter(None, _parts(section.key))).lower()) for section in sections
-    ]
-    count = Counter(short)
-    return [
-        f"{name}-{hashlib.sha256(repr(section.key).encode()).hexdigest()[:8]}"
-        if count[name] > 1
-        else name
-        for name, section in zip(short, sections, strict=True)
-    ]
-
-
-def _parts(key: SectionKey) -> tuple[str, ...]:
-    return key.dataset, key.protocol, key.search, key.rule
 
 
 def _table(board: Board, section: Section, name: str) -> str:

@@ -10,11 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from itertools import groupby
 from typing import Any, NamedTuple
-
-from markupsafe import Markup
 
 from leaderboard import tables
 from leaderboard.board import Board, Overall, Row, Section
@@ -22,7 +19,7 @@ from leaderboard.details import WHOLE, pack, shared_key
 from leaderboard.pictures import Picture, look_of, overall_pictures, section_pictures
 from leaderboard.plots import Style
 from leaderboard.tables import Entry, Heading
-from leaderboard.templating import render
+from leaderboard.templating import asset, render
 
 TITLE = "Domain generalization leaderboard"
 FILTERS = {
@@ -49,12 +46,12 @@ def page(board: Board) -> str:
         members = list(group)
         packs.append(pack(board, members))
         views += [_section(board, s, place, len(packs) - 1, look) for place, s in members]
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("page.css"), asset("page.js")
     return render(
         "page.html",
         title=TITLE,
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         facts=tables.header(board),
@@ -81,6 +78,7 @@ def _section(
     }
     classes = [_classes(heading, starts=i in starts) for i, heading in enumerate(headings)]
     groups = [(kind, len(list(members))) for kind, members in groupby(h.group for h in headings)]
+    published = tables.published_rows(section)
     return {
         "place": place,
         "pack": pack_place,
@@ -98,8 +96,9 @@ def _section(
         "notes": tables.notes(section),
         "published": [
             (label, column, tables.published_entries(cell, found), found)
-            for label, column, cell, found in tables.published_rows(section)
+            for label, column, cell, found in published
         ],
+        "publications": sorted({(f.title, f.source, f.note) for _, _, _, f in published}),
         "pictures": _grouped(section_pictures(board, section, look)),
     }
 
@@ -139,10 +138,6 @@ def _overall(overall: Overall, look: Mapping[str, Style]) -> dict[str, Any]:
 
 def _grouped(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
     return [(name, list(group)) for name, group in groupby(pictures, lambda p: p.group)]
-
-
-def _asset(name: str) -> str:
-    return resources.files("leaderboard").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from leaderboard.board import Board, Cell, Overall, Row, Section
 from leaderboard.frame import Record
 from leaderboard.plots import (
+    UNLIMITED,
     Estimate,
     Series,
     Style,
@@ -27,6 +28,7 @@ from leaderboard.plots import (
 )
 from leaderboard.statistics import MINIMUM_TRIALS, Summary, summarize
 from leaderboard.tables import column_title, whole
+from leaderboard.templating import asset, render
 
 MOST_PLOTTED = 6
 """Environments that have plots of their own."""
@@ -37,6 +39,7 @@ LEAST_WEIGHTS = 3
 """Weights from which on a scan is drawn."""
 
 _ACCURACY = "accuracy, %"
+_PERCENT = (0.0, 100.0)
 
 
 class Picture(NamedTuple):
@@ -46,11 +49,15 @@ class Picture(NamedTuple):
         group: What kind of plot it is.
         caption: What it shows beside that.
         svg: The plot.
+        algorithm: The only one it is of; "" if there are several.
+        legend: Label and look of each line, where they are not the algorithms of a table.
     """
 
     group: str
     caption: str
     svg: Markup
+    algorithm: str = ""
+    legend: tuple[tuple[str, Style], ...] = ()
 
 
 def look_of(board: Board) -> dict[str, Style]:
@@ -88,6 +95,17 @@ def overall_pictures(overall: Overall, look: Mapping[str, Style]) -> list[Pictur
     return [Picture("Average ranks", f"over {len(overall.datasets)} data sets", svg)]
 
 
+def standalone(picture: Picture, legend: Sequence[tuple[str, Style]]) -> str:
+    """A picture as a page of its own.
+
+    Args:
+        picture: The picture.
+        legend: Label and look of each algorithm, for a picture without a legend of its own.
+    """
+    legend = picture.legend or legend
+    return render("picture.html", style=asset("page.css"), picture=picture, legend=legend)
+
+
 def _intervals(
     name: str, cells: Sequence[tuple[Row, Cell]], look: Mapping[str, Style]
 ) -> list[Picture]:
@@ -96,7 +114,7 @@ def _intervals(
         for row, cell in cells
         if cell.accuracy is not None
     ]
-    svg = interval_plot(f"Accuracy {name}", rows, _ACCURACY)
+    svg = interval_plot(f"Accuracy {name}", rows, _ACCURACY, limits=_PERCENT)
     return [Picture("Accuracy with 95 % intervals", name, svg)] if rows else []
 
 
@@ -110,7 +128,7 @@ def _curves(
         points = _mean_curve([_curve(record, split) for record in records])
         if points:
             series.append(Series(row.label, look[row.label], points))
-    svg = line_plot(f"Accuracy over steps in {name}", series, "step", _ACCURACY)
+    svg = line_plot(f"Accuracy over steps in {name}", series, "step", _ACCURACY, limits=_PERCENT)
     several = any(len(one.points) > 1 for one in series)
     return [Picture("Accuracy over steps", f"in {name}", svg)] if several else []
 
@@ -150,7 +168,7 @@ def _penalties(
         if points:
             series.append(Series(row.label, look[row.label], points))
     title = f"Penalty against accuracy in {name}"
-    svg = scatter_plot(title, series, "penalty at the selected check", _ACCURACY)
+    svg = scatter_plot(title, series, "penalty at the selected check", _ACCURACY, limits=_PERCENT)
     return [Picture("Penalty against accuracy", f"in {name}", svg)] if series else []
 
 
@@ -175,14 +193,18 @@ def _scans(board: Board, section: Section, place: int, name: str) -> list[Pictur
         ]
         penalties = _over_weights(by_weight, _logarithm_of_penalty)
         of_penalty = [Series(PENALTY, look[PENALTY], penalties)] if penalties else []
-        for series, title, y_label in (
-            (of_environments, "Accuracy in each environment", _ACCURACY),
-            (of_penalty, "Penalty", "logarithm to base 10 of the penalty"),
+        for series, title, y_label, limits in (
+            (of_environments, "Accuracy in each environment", _ACCURACY, _PERCENT),
+            (of_penalty, "Penalty", "logarithm to base 10 of the penalty", UNLIMITED),
         ):
             if series:
                 caption = f"{title}: {algorithm}, {name} held out"
-                svg = line_plot(caption, series, "weight of the penalty", y_label, logarithmic=True)
-                pictures.append(Picture("Weight of the penalty", caption, svg))
+                svg = line_plot(
+                    caption, series, "weight of the penalty", y_label,
+                    logarithmic=True, of_algorithms=False, limits=limits,
+                )  # fmt: skip
+                legend = tuple(look.items())
+                pictures.append(Picture("Weight of the penalty", caption, svg, algorithm, legend))
     return pictures
 
 
@@ -234,7 +256,8 @@ def _costs(section: Section, look: Mapping[str, Style]) -> list[Picture]:
         if row.seconds is not None and (accuracy := whole(row).accuracy) is not None
     ]
     name = "on average" if len(section.columns) > 1 else f"in {column_title(section.columns[0])}"
-    svg = scatter_plot(f"Cost against accuracy {name}", series, "seconds a run", _ACCURACY)
+    title = f"Cost against accuracy {name}"
+    svg = scatter_plot(title, series, "seconds a run", _ACCURACY, limits=_PERCENT)
     return [Picture("Cost against accuracy", name, svg)] if series else []
 
 

@@ -3,7 +3,7 @@
 Not by matplotlib: these pictures live in the page and as files. They follow its dark mode and its
 filter (each mark carries its algorithm), and their bytes change with no library's version, so that
 a page can be compared with the one it should be. Colours are Okabe and Ito's
-(https://jfly.uni-koeln.de/color/); shape tells the same as colour.
+(https://jfly.uni-koeln.de/color/); shapes tell the same to those who see none, along lines too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ COLOURS = 8  # classes c0 to c7 of the style sheet
 WIDTH, PLOT_HEIGHT = 400, 250  # user units
 _LABEL, _MARGIN, _FOOT = 7.0, 14, 44  # mean width of a letter; space around; space below an axis
 _ROW = 24  # height of a row of an interval plot
+_LONGEST = 20  # letters of a label that fit beside a row
+_SHAPES_OF_A_LINE = 4
+_MOST_BANDS = 8  # lines from whose number on bands hide each other
 
-# Outlines around the point they follow, 4 to 5 units in each direction.
+Limits = tuple[float, float]
+UNLIMITED = (-math.inf, math.inf)
+
+# Outlines around the point they follow, 4 to 5 units in each direction. The second half is thin, or
+# hollow by an inner outline that runs the other way.
 _SHAPES = (
     "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",  # circle
     "m-3.6-3.6h7.2v7.2h-7.2z",  # square
@@ -31,6 +38,14 @@ _SHAPES = (
     "m0 5l-4.8-8.6h9.6z",  # triangle upside down
     "m-1.6-5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z",  # plus
     "m0-5.4l1.6 3.6l3.8.4l-2.9 2.6l.8 3.9l-3.3-2l-3.3 2l.8-3.9l-2.9-2.6l3.8-.4z",  # star
+    "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0m2 0a2 2 0 1 1 4 0a2 2 0 1 1-4 0",
+    "m-3.8-3.8h7.6v7.6h-7.6zm2 2v3.6h3.6v-3.6z",
+    "m0-5.6l5.4 9.6h-10.8zm0 3.7l-2.3 4.1h4.6z",
+    "m0-5.4l5.4 5.4l-5.4 5.4l-5.4-5.4zm0 2.9l-2.5 2.5l2.5 2.5l2.5-2.5z",
+    "m0 5.6l-5.4-9.6h10.8zm0-3.7l2.3-4.1h-4.6z",
+    "m-2.4-4.7l2.4 2.4l2.4-2.4l2.3 2.3l-2.4 2.4l2.4 2.4l-2.3 2.3l-2.4-2.4l-2.4 2.4l-2.3-2.3"
+    "l2.4-2.4l-2.4-2.4z",
+    "m-1.6-5.4h3.2v10.8h-3.2z",
 )
 
 
@@ -64,7 +79,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class _Mark:
-    label: str
+    label: str  # of its algorithm; "" for what the page does not filter
     colour: int
     text: str  # what a pointer over the mark reads
     band: str = ""
@@ -82,9 +97,14 @@ class _Plot:
     y_label: str = ""
     x_ticks: Sequence[tuple[float, str]] = ()
     y_ticks: Sequence[tuple[float, str]] = ()
-    names: Sequence[tuple[float, str]] = ()  # at the left of rows
+    names: Sequence[tuple[float, str, str]] = ()  # at the left of rows: height, label, its text
     marks: Sequence[_Mark] = ()
     rules: Sequence[str] = field(default_factory=tuple)  # path data of neutral lines
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a band is shown only of the mark that is looked at."""
+        return sum(bool(mark.band) for mark in self.marks) > _MOST_BANDS
 
 
 class _Axis:
@@ -124,28 +144,39 @@ class _Axis:
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """Give every label a colour and a shape, different pairs for 56 labels, by sorted name."""
+    """Give every label a colour and a shape by sorted name.
+
+    Shapes differ among 14 labels, pairs of both among 56.
+    """
     return {
-        label: Style(place % COLOURS, (place + place // COLOURS) % len(_SHAPES))
+        label: Style(place % COLOURS, place % len(_SHAPES))
         for place, label in enumerate(sorted(set(labels)))
     }
 
 
-def interval_plot(title: str, rows: Sequence[tuple[str, Style, Estimate]], x_label: str) -> Markup:
+def interval_plot(
+    title: str,
+    rows: Sequence[tuple[str, Style, Estimate]],
+    x_label: str,
+    *,
+    limits: Limits = UNLIMITED,
+) -> Markup:
     """Draw one row an algorithm: its mean, and its interval where it has one.
 
     Args:
         title: Names the plot for those who hear it.
         rows: Label, style and estimate of each row, from the top down.
         x_label: What the estimates are.
+        limits: Between which estimates can lie; intervals are cut there.
     """
-    left = _left(label for label, *_ in rows)
+    texts = _beside_rows([label for label, *_ in rows])
+    left = _left(texts)
     bottom = _MARGIN + _ROW * len(rows)
-    axis = _Axis(_extent(estimate for _, _, estimate in rows), left, WIDTH - _MARGIN)
+    axis = _Axis(_extent((e for _, _, e in rows), limits), left, WIDTH - _MARGIN)
     marks, names = [], []
     for place, (label, style, (mean, low, high)) in enumerate(rows):
         y = _MARGIN + _ROW * (place + 0.5)
-        names.append((y, label))
+        names.append((y, label, texts[label]))
         interval = low is not None and high is not None
         line = f"M{axis(low):.1f} {y:.1f}H{axis(high):.1f}" if interval else ""  # type: ignore[arg-type]
         marks.append(
@@ -168,8 +199,10 @@ def line_plot(
     y_label: str,
     *,
     logarithmic: bool = False,
+    of_algorithms: bool = True,
+    limits: Limits = UNLIMITED,
 ) -> Markup:
-    """Draw one line an algorithm, with a band where its points have intervals.
+    """Draw one line a series, with a band where its points have intervals.
 
     Args:
         title: Names the plot for those who hear it.
@@ -177,24 +210,27 @@ def line_plot(
         x_label: What x is.
         y_label: What y is.
         logarithmic: Whether the x axis is; every x is then above 0.
+        of_algorithms: Whether lines carry their labels, by which the page filters algorithms.
+        limits: Between which y can lie; bands are cut there.
     """
-    x, y, frame = _axes(series, logarithmic=logarithmic)
+    x, y, frame = _axes(series, limits, logarithmic=logarithmic)
     marks = []
     for label, style, points in series:
         if not points:
             continue
         places = [(x(at), y(estimate.mean)) for at, estimate in points]
+        apart = math.ceil(len(places) / _SHAPES_OF_A_LINE)
         ends = [(x(at), e) for at, e in points if e.low is not None and e.high is not None]
         upper = [(at, y(e.high)) for at, e in ends]  # type: ignore[arg-type]
         lower = [(at, y(e.low)) for at, e in reversed(ends)]  # type: ignore[arg-type]
         marks.append(
             _Mark(
-                label,
+                label if of_algorithms else "",
                 style.colour,
                 f"{label}: {_with_interval(points[-1][1])} at {points[-1][0]:g}",
                 band=_path([*upper, *lower]) + "z" if ends else "",
                 line=_path(places),
-                shapes=f"M{places[-1][0]:.1f} {places[-1][1]:.1f}{style.outline}",
+                shapes="".join(f"M{a:.1f} {b:.1f}{style.outline}" for a, b in places[::-apart]),
             )
         )
     return _draw(
@@ -202,7 +238,14 @@ def line_plot(
     )
 
 
-def scatter_plot(title: str, series: Sequence[Series], x_label: str, y_label: str) -> Markup:
+def scatter_plot(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    limits: Limits = UNLIMITED,
+) -> Markup:
     """Draw the points of each algorithm over a logarithmic x axis; x of 0 or below is left out.
 
     Args:
@@ -210,9 +253,10 @@ def scatter_plot(title: str, series: Sequence[Series], x_label: str, y_label: st
         series: Points in any order, with vertical intervals where they have some.
         x_label: What x is.
         y_label: What y is.
+        limits: Between which y can lie; intervals are cut there.
     """
     shown = [Series(s.label, s.style, [p for p in s.points if p[0] > 0]) for s in series]
-    x, y, frame = _axes(shown, logarithmic=True)
+    x, y, frame = _axes(shown, limits, logarithmic=True)
     marks = []
     for label, style, points in shown:
         if not points:
@@ -260,13 +304,14 @@ def rank_plot(
     """
     ordered = sorted(ranks.items(), key=lambda item: (item[1], item[0]))
     top = _MARGIN + 9.0 * len(not_different)
-    left, bottom = _left(ranks), top + _ROW * len(ordered)
+    texts = _beside_rows(list(ranks))
+    left, bottom = _left(texts), top + _ROW * len(ordered)
     axis = _Axis([1.0, float(max(2, len(ordered)))], left, WIDTH - _MARGIN)
     marks, names = [], []
     for place, (label, rank) in enumerate(ordered):
         y = top + _ROW * (place + 0.5)
         shape = f"M{axis(rank):.1f} {y:.1f}{look[label].outline}"
-        names.append((y, label))
+        names.append((y, label, texts[label]))
         marks.append(_Mark(label, look[label].colour, f"{label}: {rank:.2f}", shapes=shape))
     bars = []
     for place, group in enumerate(not_different):
@@ -280,9 +325,25 @@ def rank_plot(
     )
 
 
-def _left(labels: Iterable[str]) -> float:
-    """Where the axis starts, right of the names of rows."""
-    return min(150.0, _MARGIN + _LABEL * max(map(len, labels), default=0))
+def _beside_rows(labels: Sequence[str]) -> dict[str, str]:
+    """What stands for each label beside its row, at most `_LONGEST` letters.
+
+    What all have in parentheses is left out; of a long one both ends stay, since settings that
+    differ come last.
+    """
+    parts = [label.partition(" (") for label in labels]
+    alike = len({rest for _, _, rest in parts}) == 1
+    texts = [name for name, _, _ in parts] if alike else labels
+    half = _LONGEST // 2
+    return {
+        label: text if len(text) <= _LONGEST else f"{text[: half - 1]}…{text[-half:]}"
+        for label, text in zip(labels, texts, strict=True)
+    }
+
+
+def _left(texts: Mapping[str, str]) -> float:
+    """Where the axis starts, right of the texts of rows."""
+    return _MARGIN + _LABEL * max(map(len, texts.values()), default=0) + 8
 
 
 def _cliques(ranks: Sequence[float], difference: float | None) -> list[tuple[int, int]]:
@@ -298,19 +359,20 @@ def _cliques(ranks: Sequence[float], difference: float | None) -> list[tuple[int
 
 
 def _axes(
-    series: Sequence[Series], *, logarithmic: bool = False
+    series: Sequence[Series], limits: Limits, *, logarithmic: bool
 ) -> tuple[_Axis, _Axis, tuple[float, float, float, float]]:
     frame = (52.0, float(_MARGIN), float(WIDTH - _MARGIN), float(PLOT_HEIGHT - _FOOT))
     points = [point for s in series for point in s.points]
     x = _Axis([at for at, _ in points], frame[0], frame[2], logarithmic=logarithmic)
-    return x, _Axis(_extent(e for _, e in points), frame[3], frame[1]), frame
+    return x, _Axis(_extent((e for _, e in points), limits), frame[3], frame[1]), frame
 
 
-def _extent(estimates: Iterable[Estimate]) -> list[float]:
+def _extent(estimates: Iterable[Estimate], limits: Limits) -> list[float]:
     """All ends of intervals and means, without the intervals that dwarf what they surround.
 
     With two trials a t interval is 12.7 standard errors to each side: one such row would press all
-    others into a line. An interval beyond three times the spread of the means is cut at the frame.
+    others into a line. An interval beyond three times the spread of the means, or beyond what can
+    be, is cut at the frame.
     """
     listed = list(estimates)
     means = [estimate.mean for estimate in listed]
@@ -318,7 +380,8 @@ def _extent(estimates: Iterable[Estimate]) -> list[float]:
     if not means:
         return []
     spread = max(max(means) - min(means), 5.0)
-    low, high = min(means) - 1.5 * spread, max(means) + 1.5 * spread
+    low = max(min(means) - 1.5 * spread, limits[0])
+    high = min(max(means) + 1.5 * spread, limits[1])
     return [*means, *(min(max(end, low), high) for end in ends)]
 
 

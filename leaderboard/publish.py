@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from leaderboard import tables
 from leaderboard.board import Board, Section
-from leaderboard.pictures import look_of, section_pictures
+from leaderboard.pictures import look_of, section_pictures, standalone
+
+_LONGEST_KEY = 80  # wandb allows a table's name 128 letters, with the run's beside it
 
 
 def to_wandb(board: Board, folder: str | Path, project: str) -> Path:
@@ -28,21 +31,34 @@ def to_wandb(board: Board, folder: str | Path, project: str) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     look = look_of(board)
+    sections = tables.in_order(board)
+    names = [_key(name) for name in tables.short_names(sections)]
     run = wandb.init(
         project=project,
         job_type="leaderboard",
         dir=folder,
         mode=None if "WANDB_MODE" in os.environ else "offline",
-        config={"benchmark_version": board.benchmark_version, "records_sha256": board.sha256},
+        config={
+            "benchmark_version": board.benchmark_version,
+            "records_sha256": board.sha256,
+            "tables": dict(zip(names, map(tables.title, sections), strict=True)),
+        },
     )
     with run:
-        for section in tables.in_order(board):
-            name = tables.title(section)
+        for name, section in zip(names, sections, strict=True):
             run.log({name: wandb.Table(columns=_columns(section), data=_rows(section))})
+            legend = [(row.label, look[row.label]) for row in section.rows]
             for picture in section_pictures(board, section, look):
-                key = f"{name}/{picture.group} {picture.caption}"
-                run.log({key: wandb.Html(str(picture.svg), inject=False)})
+                key = f"{name}/{_key(f'{picture.group} {picture.caption}')}"
+                run.log({key: wandb.Html(standalone(picture, legend), inject=False)})
         return Path(run.dir).parent
+
+
+def _key(name: str) -> str:
+    """A name that wandb takes, which refuses long ones."""
+    if len(name) <= _LONGEST_KEY:
+        return name
+    return f"{name[: _LONGEST_KEY - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _columns(section: Section) -> list[str | int]:

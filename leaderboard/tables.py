@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -20,7 +22,7 @@ from leaderboard.board import (
     Section,
     SectionKey,
 )
-from leaderboard.records import SelectionRule
+from leaderboard.records import SelectionRule, folder_name
 from leaderboard.statistics import (
     LEVEL,
     MINIMUM_DATA_SETS,
@@ -94,6 +96,24 @@ def title(section: Section) -> str:
     """Name a table by all that its runs share."""
     key = section.key
     return ", ".join([key.dataset, *facts(key), *options(section), f"selected by {key.rule}"])
+
+
+def short_names(sections: Sequence[Section]) -> list[str]:
+    """A short name for each table, with a hash where what it names repeats."""
+    short = [
+        folder_name("-".join(filter(None, _parts_of(section.key))).lower()) for section in sections
+    ]
+    count = Counter(short)
+    return [
+        f"{name}-{hashlib.sha256(repr(section.key).encode()).hexdigest()[:8]}"
+        if count[name] > 1
+        else name
+        for name, section in zip(short, sections, strict=True)
+    ]
+
+
+def _parts_of(key: SectionKey) -> tuple[str, ...]:
+    return key.dataset, key.protocol, key.search, key.rule
 
 
 def legend(sections: Iterable[Section]) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 
 @functools.cache
@@ -18,6 +20,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def asset(name: str) -> Markup:
+    """A style sheet or a script of ours, to be put into a page as it is."""
+    folder = resources.files("leaderboard").joinpath("templates")
+    return Markup(folder.joinpath(name).read_text(encoding="utf-8"))
 
 
 def render(template: str, **values: Any) -> str:

@@ -74,7 +74,7 @@
   }
 
   document.addEventListener("pointerover", (event) => {
-    if (event.pointerType === "mouse") focus(event.target.closest("main [data-label]")?.dataset.label);
+    if (event.pointerType === "mouse") focus(event.target.closest("main [data-label]:not(figure)")?.dataset.label);
   });
 
   // Runs: packed as base64 of gzip of JSON, because 10,000 of them are rarely all looked at.

@@ -209,6 +209,16 @@ def test_a_phone_scrolls_tables_and_not_the_page(file: Path) -> None:
         opened(browser, file)
         wide = "return document.documentElement.scrollWidth"
         assert browser.execute_script(wide) == 390
+        # However long a row's name, it stays in its cell.
+        over = browser.execute_script(
+            "const label = document.querySelector('#table-0 tbody .algorithm > span');"
+            "label.textContent = 'mm_rex'; const more = document.createElement('span');"
+            "more.className = 'variant'; more.textContent = `(lambda_min=${'4'.repeat(60)})`;"
+            "label.append(more); const cell = label.closest('th');"
+            "return [cell.scrollWidth - cell.clientWidth, cell.offsetWidth]"
+        )
+        assert over[0] == 0
+        assert over[1] <= 0.4 * 390
         click(browser, "#table-0 td button")
         wait_for(browser, "dialog[open] .run")
         click(browser, "dialog .run summary")

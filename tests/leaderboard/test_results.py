@@ -10,6 +10,7 @@ import leaderboard
 from leaderboard import page
 from leaderboard.build import build, load_board
 from leaderboard.outputs import LEADERBOARD_FILE, PAGE_FILE
+from leaderboard.templating import asset
 from leaderboard.verify import unlike_tables
 from tests.leaderboard.make_golden import write_golden_runs
 
@@ -36,6 +37,6 @@ def test_what_is_stale_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     table.write_text(table.read_text("utf-8").replace("75.0", "76.0"), encoding="utf-8")
     assert stale(tmp_path) == [LEADERBOARD_FILE]
     # The page is that of its templates, style and script as they are now.
-    of_now = page._asset
-    monkeypatch.setattr(page, "_asset", lambda name: of_now(name) + "\n" * (name == "page.css"))
+    of_now = asset
+    monkeypatch.setattr(page, "asset", lambda name: of_now(name) + "\n" * (name == "page.css"))
     assert stale(tmp_path) == [LEADERBOARD_FILE, PAGE_FILE]
