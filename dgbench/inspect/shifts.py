@@ -275,8 +275,7 @@ def measure(data: EnvironmentDataModule, name: str) -> ShiftReport | str:
         generator = torch.Generator().manual_seed(derive_seed(data.data_seed, "shifts", trial))
         samples = _samples(data, sides, generator)
         if samples is None:
-            few = f"no class has {_PARTS * _FEWEST} rows on either side"
-            return _not_measured(few, known)
+            return _not_measured(_too_few(data, sides), known)
         training, measured = samples
         shape = tuple(training[0][0].shape[1:])
         model = EnvironmentClassifier(options, shape, len(data.class_names), trial)
@@ -297,6 +296,17 @@ def measure(data: EnvironmentDataModule, name: str) -> ShiftReport | str:
         tuple(shifts),
         tuple(alike),
         known,
+    )
+
+
+def _too_few(data: EnvironmentDataModule, sides: tuple[Sequence[int], Sequence[int]]) -> str:
+    classes = len(data.class_names)
+    training, held_out = (_labels(data, side)[1].bincount(minlength=classes) for side in sides)
+    best = int(torch.minimum(training, held_out).argmax())
+    return (
+        f"that takes a class with {_PARTS * _FEWEST} images in the main splits of the training "
+        f"environments and as many in those held out, and {data.class_names[best]}, which has the "
+        f"most, has {training[best]} and {held_out[best]}"
     )
 
 

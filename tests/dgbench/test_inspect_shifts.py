@@ -105,8 +105,16 @@ def test_published_figures_stand_for_the_environments_they_were_measured_on():
 
 def test_of_too_few_rows_it_says_so():
     data = ColoredMNIST(test_envs=[2], draws=120)
+    counts = [
+        data.environment(e).targets[data.environment(e).main].bincount(minlength=2)
+        for e in range(3)
+    ]
+    sides = (counts[0] + counts[1], counts[2])
+    best = int(torch.minimum(*sides).argmax())
     assert measure(data, "colored_mnist") == (
-        "Diversity and correlation shift are not measured: no class has 80 rows on either side. "
+        "Diversity and correlation shift are not measured: that takes a class with 80 images in "
+        "the main splits of the training environments and as many in those held out, and "
+        f"{data.class_names[best]}, which has the most, has {sides[0][best]} and {sides[1][best]}. "
         "Published: diversity 0.0013 ± 0.0006, correlation 0.5468 ± 0.0278."
     )
 
