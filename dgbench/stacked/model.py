@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from datamodules.base import EVALUATION_BATCH_SIZE
 from datamodules.streams import EnvironmentBatch
@@ -21,6 +20,7 @@ from dgbench.algorithms.base import Algorithm
 from dgbench.errors import UsageError
 from dgbench.networks import Network
 from dgbench.stacked.adam import StackedAdam, along_runs
+from dgbench.stacked.traced import trace
 
 # What every module has of its own accord; what an algorithm adds to it are its options.
 _LIGHTNINGS_OWN = frozenset(vars(pl.LightningModule()))
@@ -138,9 +138,9 @@ class StackedAlgorithm(pl.LightningModule):
     def traced_step(self, batch: EnvironmentBatch, optimizer: StackedAdam) -> Callable[[], None]:
         """A step on a batch that stays the same, traced once.
 
-        It takes the steps of ``training_step`` without the cost of ``vmap`` and without what only
-        the loss's value needs, which is most of a small problem's step; ``outputs`` stay as they
-        are.
+        It takes the steps of ``training_step`` without the cost of ``vmap``, without what only the
+        loss's value needs and without what depends on the batch alone, which are most of a small
+        problem's step; ``outputs`` stay as they are.
 
         Args:
             batch: of K runs.
@@ -158,15 +158,13 @@ class StackedAlgorithm(pl.LightningModule):
 
         gradients = torch.vmap(torch.func.grad(loss, has_aux=True), randomness="different")
         weights = {name: value.detach() for name, value in parameters.items()}
-        traced = make_fx(gradients)(weights, buffers, options, columns)
-        traced.graph.eliminate_dead_code()
-        traced.recompile()
+        gradients_at = trace(gradients, (weights, buffers), (options, columns))
         taken = count()
 
         def step() -> None:
             self.restart_where_due(optimizer, next(taken))
             with torch.no_grad():
-                found, state = traced(weights, buffers, options, columns)
+                found, state = gradients_at(weights, buffers)
             for name, gradient in found.items():
                 parameters[name].grad = gradient
             self._keep(state)
