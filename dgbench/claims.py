@@ -1,10 +1,16 @@
 """Who trains a run: claims on the file system, so that no two processes train the same one.
 
 A claim is a file beside the run's folder, ``.<run_id>.claim-<generation>``, made by an exclusive
-creation, which is atomic on network file systems too. Its owner touches it every few seconds. A
-claim is stale when its process is known to be dead, or has not been touched for the length of the
-lease; whoever finds it so creates the next generation, and of several only one succeeds. Nobody
-ever removes a claim that another process may hold.
+creation. Its owner touches it every few seconds. A claim is stale when its process is known to be
+dead, or has not been touched for the length of the lease; whoever finds it so creates the next
+generation, and of several only one succeeds. Nobody ever removes a claim that another process may
+hold.
+
+This holds on NFS from version 3 on, where exclusive creation is atomic, mounted with the default of
+close-to-open consistency and with what a client remembers of attributes bounded by the lease
+(``acdirmax`` is 60 s unless told otherwise): a claim is opened before its age is looked at, ages
+are by the server's clock, and who got a claim makes the client forget which files of the run were
+not there. Locks, links and notifications, which NFS keeps for some clients alone, are not used.
 """
 
 from __future__ import annotations
@@ -112,6 +118,10 @@ def claimed(folder: Path) -> Iterator[Claim | None]:
     try:
         made = _make(folder.parent)
         claim = Claim(_acquire(folder))
+        # Over NFS a client remembers that a file was not there until its folder changes, and asks
+        # for that when it makes a file itself: a run finished elsewhere must be seen as such.
+        with contextlib.suppress(OSError):
+            _now(folder)
     except OSError as error:
         raise UsageError(
             f"--out: the record's folder {folder} cannot be written ({error.strerror}). "

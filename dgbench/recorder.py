@@ -252,7 +252,7 @@ class Recorder(StepRecorder):
         if trainer.is_global_zero:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            records.replace(temporary, path)
 
     def _write_status(self, trainer: pl.Trainer, status: str, error: str | None = None) -> None:
         if trainer.is_global_zero:

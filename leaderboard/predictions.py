@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboard.errors import RecordError
+from leaderboard.records import replace
 
 
 class Predictions(NamedTuple):
@@ -76,7 +77,7 @@ class PredictionsWriter:
             return
         with open(self._temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(self._temporary, self._path)
+        replace(self._temporary, self._path)
 
     def _add(self, name: str, values: npt.NDArray[Any]) -> None:
         if name not in self._written:

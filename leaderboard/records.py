@@ -11,6 +11,12 @@ A run folder is `<out>/<dataset>/<algorithm>/<run_id>/` and holds
 
 JSON has no token for NaN or an infinity: they are stored as null, and the check's line then says
 `"diverged": true`.
+
+One process writes into a folder at a time, any number read it. Whole files are replaced by a rename
+and lines appended by one write, so that a reader sees an old file, a new one, or lines of which the
+last may be torn. On NFS this asks for version 3 or later and for close-to-open consistency, which
+is the default; nothing is locked, linked or watched. What NFS does not promise is made up for: a
+reply to a rename may be lost, and a file that is replaced while it is read goes stale.
 """
 
 from __future__ import annotations
@@ -43,6 +49,8 @@ STATUS_FILE = "status.json"
 LAST_CHECKPOINT = "last.ckpt"
 SELECTED_CHECKPOINT = "selected.ckpt"
 PREDICTIONS_FILE = "predictions.npz"
+
+_ATTEMPTS = 5  # to read a file that others replace, each with a new one
 
 RUN_SCHEMA = "dgbench.run/1"
 DONE_SCHEMA = "dgbench.done/1"
@@ -291,10 +299,24 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Put a file in the place of another one, atomically.
+
+    Over NFS a rename whose reply was lost is asked for again, and then does not find the file that
+    it has moved: that is no error.
+    """
+    moved = os.stat(temporary)
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        if not path.exists() or not os.path.samestat(os.stat(path), moved):
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -303,6 +325,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # SMB syncs files alone
+            raise
     finally:
         os.close(descriptor)
 
@@ -559,9 +584,10 @@ def read_checks(path: str | os.PathLike[str]) -> list[CheckLine]:
         RecordError: a line is no valid check, or the steps do not ascend.
     """
     path = Path(path)
-    if not path.exists():
+    content = _bytes_of(path)
+    if content is None:
         return []
-    whole_lines = path.read_bytes().split(b"\n")[:-1]
+    whole_lines = content.split(b"\n")[:-1]
     checks: list[CheckLine] = []
     for number, data in enumerate(whole_lines, start=1):
         try:
@@ -642,12 +668,26 @@ def _verify(folder: Path, expected: Mapping[str, str]) -> None:
 
 
 def _read(path: Path, validate: Callable[[object], _Content]) -> _Content | None:
-    if not path.exists():
+    content = _bytes_of(path)
+    if content is None:
         return None
     try:
-        return validate(_parse(path.read_bytes()))
+        return validate(_parse(content))
     except RecordError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """What a file holds, None if it is not there; one that goes stale under NFS is opened anew."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.ESTALE or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _parse(data: bytes) -> object:

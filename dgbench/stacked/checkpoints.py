@@ -41,7 +41,7 @@ class Part:
 
     def put(self) -> None:
         """Lets it take its place."""
-        os.replace(self.waiting, self.folder / records.LAST_CHECKPOINT)
+        records.replace(self.waiting, self.folder / records.LAST_CHECKPOINT)
 
 
 class PartedCheckpoints(CheckpointIO):
@@ -181,6 +181,6 @@ def complete(folders: Sequence[Path]) -> list[int]:
     for position, folder in enumerate(folders):
         waiting = folder / WAITING
         if steps[position] < max(steps) == step_of(waiting):
-            os.replace(waiting, folder / records.LAST_CHECKPOINT)
+            records.replace(waiting, folder / records.LAST_CHECKPOINT)
             steps[position] = max(steps)
     return steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -164,7 +163,7 @@ class StackedRecorder(StepRecorder):
             if at_check and run.keeps_selected and run.is_selected(run.checks()):
                 temporary = run.folder / f".{records.SELECTED_CHECKPOINT}.tmp"
                 shutil.copyfile(self.parts[position].waiting, temporary)
-                os.replace(temporary, run.folder / records.SELECTED_CHECKPOINT)
+                records.replace(temporary, run.folder / records.SELECTED_CHECKPOINT)
         for position, _ in self._open():
             self.parts[position].put()
 

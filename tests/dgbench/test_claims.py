@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,9 @@ from dgbench import claims
 from dgbench.claims import ClaimedError, claimed, holder
 from dgbench.errors import Interrupted, UsageError
 from leaderboard import records
+from leaderboard.errors import RecordError
+from leaderboard.sources import load
+from tests.dgbench.crowd import RUNS, checks_of, folder_of
 from tests.dgbench.tiny import TINY, command, fit
 
 
@@ -158,6 +163,46 @@ def test_processes_that_train_along_claim_nothing(folder, monkeypatch):
     with claimed(folder) as claim:
         assert claim is None
     assert not folder.parent.exists()
+
+
+def test_who_gets_a_claim_makes_its_file_system_look_at_the_run_anew(folder, monkeypatch):
+    # A client of NFS knows of files made elsewhere at the latest when it changes the folder itself.
+    folder.mkdir(parents=True)
+    changed = folder.stat().st_mtime_ns
+    with claimed(folder):
+        assert folder.stat().st_mtime_ns > changed
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_hundreds_of_processes_share_a_store_that_can_be_read_at_any_time(tmp_path):
+    store, count = tmp_path / "store", 200
+    store.mkdir()
+    crowd = subprocess.Popen([sys.executable, "-m", "tests.dgbench.crowd", str(store), str(count)])
+    folders = [folder_of(store, settings) for settings in RUNS]
+    readings, readings_of_runs, finished = 0, 0, 0
+    while crowd.poll() is None:
+        for folder in 3 * [
+            folder for folder in folders if not (folder / records.DONE_FILE).exists()
+        ]:
+            if (folder / records.RUN_FILE).exists():
+                records.read_run(folder)
+                readings_of_runs += 1
+        with contextlib.suppress(RecordError):  # there is no run yet
+            found, left_out = load([store])
+            assert [each for each in left_out if each.kind != "partial"] == []
+            ended = sum(record.state == "finished" for record in found)
+            assert ended >= finished
+            readings, finished = readings + 1, ended
+    assert crowd.returncode == 0
+    trained = [note.read_text().split() for note in (tmp_path / "notes").iterdir()]
+    assert [len(processes) for processes in trained] == [1] * len(RUNS)
+    assert min(readings, readings_of_runs) > 0
+    for settings, folder in zip(RUNS, folders, strict=True):
+        run = records.read_run(folder)
+        assert (run.state, list(run.checks)) == ("finished", checks_of(settings))
+    left = [path.name for path in store.rglob(".*")]
+    assert left == []
 
 
 # Runs

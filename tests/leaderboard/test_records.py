@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import itertools
 import json
 import math
 import os
@@ -441,3 +443,48 @@ def test_find_runs_takes_run_folders_and_parents_and_lists_each_once(tmp_path: P
 def test_find_runs_refuses_a_missing_path(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="is no folder: name run folders"):
         records.find_runs([tmp_path / "nowhere"])
+
+
+# Network file systems
+
+
+def test_a_rename_whose_reply_was_lost_has_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.replace
+
+    def twice(source: Path, target: Path) -> None:
+        rename(source, target)
+        rename(source, target)  # the client asks again, and the file has moved
+
+    monkeypatch.setattr(os, "replace", twice)
+    path = tmp_path / "file.json"
+    for number in range(2):
+        records.write_json_atomic(path, {"number": number})
+        assert json.loads(path.read_text()) == {"number": number}
+    monkeypatch.setattr(os, "replace", lambda source, target: os.stat(tmp_path / "not there"))
+    with pytest.raises(FileNotFoundError):
+        records.write_json_atomic(path, {"number": 2})
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = colored_run(tmp_path, "erm", "-90%", 0, 0.5, status="running")
+    read = Path.read_bytes
+
+    def going_stale(*times: bool) -> None:
+        stale = itertools.cycle(times)
+
+        def read_bytes(path: Path) -> bytes:
+            if next(stale):
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+    going_stale(True, True, False)
+    assert records.read_run(folder).state == "running"
+    going_stale(True)
+    with pytest.raises(OSError, match="Stale file handle"):
+        records.read_run(folder)
