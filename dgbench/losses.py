@@ -6,6 +6,7 @@ log odds z of the second of two: the same as the logits ``(0, z)``, at a tenth o
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,5 +47,6 @@ def output_errors(outputs: Tensor, targets: Tensor) -> Tensor:
         return 2 * (outputs - targets.unsqueeze(-1))
     if outputs.shape[-1] == 1:
         return outputs.sigmoid() - targets.unsqueeze(-1)
-    one_hot = F.one_hot(targets, outputs.shape[-1])
+    # F.one_hot looks at the values of its argument, which stacked runs cannot do.
+    one_hot = targets.unsqueeze(-1) == torch.arange(outputs.shape[-1], device=targets.device)
     return outputs.softmax(dim=-1) - one_hot.to(outputs.dtype)

@@ -320,25 +320,28 @@ def train(algorithms: Sequence[Algorithm], batches: Sequence[EnvironmentBatch], 
     """
     at_once = max(1, _ROWS // len(batches[0].targets))
     for own, data in zip(_grouped(algorithms, at_once), _grouped(batches, at_once), strict=True):
-        if obstacle(own) is None:
-            _train_stacked(own, data, steps)
-        else:
+        if obstacle(own) is not None or not _train_stacked(own, data, steps):
             for algorithm, batch in zip(own, data, strict=True):
                 _train_alone(algorithm, batch, steps)
 
 
 def _train_stacked(
     algorithms: Sequence[Algorithm], batches: Sequence[EnvironmentBatch], steps: int
-) -> None:
+) -> bool:
+    """Trains them as one, unless their objective looks at values, which cannot be traced."""
     stack = StackedAlgorithm(algorithms)
     columns = (
         torch.stack([getattr(batch, column.name) for batch in batches])
         for column in fields(EnvironmentBatch)
     )
-    step = stack.traced_step(EnvironmentBatch(*columns), stack.configure_optimizers())
+    try:
+        step = stack.traced_step(EnvironmentBatch(*columns), stack.configure_optimizers())
+    except RuntimeError:
+        return False
     for _ in range(steps):
         step()
     stack.write_back(algorithms)
+    return True
 
 
 def _train_alone(algorithm: Algorithm, batch: EnvironmentBatch, steps: int) -> None:

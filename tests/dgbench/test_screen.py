@@ -15,6 +15,7 @@ from datamodules.scm_presets import EXAMPLES, linear_unit_test
 from dgbench.algorithms.base import Algorithm
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.irm import IRM
+from dgbench.algorithms.irmv2 import IRMv2
 from dgbench.algorithms.vrex import VREx
 from dgbench.linear_forms import Form, best_form, make_algorithm
 from dgbench.screen import Plan, Published, Result, draws, icp_outcome, published, train
@@ -61,6 +62,21 @@ def test_reduced_and_stacked_runs_end_as_full_and_separate_ones(kind, example, m
     for one, other in zip(stacked, separate, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(stacked[0], stacked[1], atol=1e-2)
+
+
+class ValueReader(IRMv2):
+    """Decides by a value, which a stack of runs does not have."""
+
+    def objective(self, batch):
+        outputs = super().objective(batch)
+        return {**outputs, "loss": outputs["loss"] * (1 if outputs["loss"].item() > 0 else 2)}
+
+
+def test_what_cannot_be_stacked_is_trained_alone():
+    form = Form(regression=False, reduced=False)
+    alone, stacked = (trained(form, kind, "2", SETTINGS) for kind in (ValueReader, IRMv2))
+    for one, other in zip(alone, stacked, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("example", ["1", "2"])
