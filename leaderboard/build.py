@@ -11,7 +11,7 @@ from leaderboard.filling import make_board
 from leaderboard.outputs import write
 from leaderboard.parity import domainbed_tables
 from leaderboard.records import SelectionRule, write_text_atomic
-from leaderboard.sources import load
+from leaderboard.sources import load, without_collector
 
 
 def load_board(paths: Sequence[str | Path], rule: SelectionRule | None = None) -> Board:
@@ -24,7 +24,8 @@ def load_board(paths: Sequence[str | Path], rule: SelectionRule | None = None) -
     Raises:
         RecordError: as `leaderboard.sources.load`, or benchmark versions are mixed.
     """
-    return make_board(*load(paths), rule)
+    with without_collector():
+        return make_board(*load(paths), rule)
 
 
 def build(

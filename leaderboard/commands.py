@@ -28,15 +28,15 @@ def fit_command(record: Record, test: Sequence[str], trial: Trial) -> str | None
     """
     if record.origin != "dgbench" or record.draw:
         return None
-    flags = [*_flags(record.run_text), *(f"--test-env={name}" for name in test)]
+    flags = [*_flags(record.settings_text), *(f"--test-env={name}" for name in test)]
     flags += [f"--trial-seed={trial.trial_seed}", f"--data-seed={trial.data_seed}"]
     return shlex.join(["dgbench", "fit", *flags])
 
 
 @functools.lru_cache(maxsize=1_000)
-def _flags(run_text: str) -> tuple[str, ...]:
+def _flags(settings_text: str) -> tuple[str, ...]:
     """The flags of a run's settings, the same for all trials and test environments."""
-    settings: Mapping[str, Any] = json.loads(run_text)["settings"]
+    settings: Mapping[str, Any] = json.loads(settings_text)
     flags = [
         f"--{group}.{key}={_text(value)}"
         for group in ("algo", "data", "network")

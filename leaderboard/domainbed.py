@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from leaderboard.errors import RecordError
-from leaderboard.frame import METRICS, UNKNOWN_COUNT, Checks, Record, positions, record
+from leaderboard.frame import METRICS, UNKNOWN_COUNT, Checks, Record, positions, record, split_run
 from leaderboard.records import EnvironmentRecord, RunJson, canonical_json
 
 RESULTS_FILE = "results.jsonl"
@@ -76,7 +76,7 @@ def read_job(folder: Path) -> Record:
             f"{RESULTS_FILE} is no result of DomainBed ({type(error).__name__}: {error})"
         ) from error
     return record(
-        run,
+        *split_run(run),
         checks,
         place="/".join(folder.parts[-2:]),
         origin="DomainBed",
@@ -85,7 +85,6 @@ def read_job(folder: Path) -> Record:
         conclusion_text=None,
         seconds=None,
         sha256=hashlib.sha256(content).hexdigest(),
-        run_text=canonical_json(run),
         done_text=None,
     )
 

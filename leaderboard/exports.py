@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from leaderboard.board import Board, Cell, Row, Section
 from leaderboard.tables import column_title
@@ -33,7 +33,8 @@ def json_text(board: Board) -> str:
         "overall": board.overall,
         "left_out": board.left_out,
     }
-    return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+    text = orjson.dumps(content, _named, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return text.decode()
 
 
 def csv_text(board: Board) -> str:
@@ -128,16 +129,7 @@ def _summary(prefix: str, summary: Any) -> dict[str, float | None]:
     return dict(zip((prefix + name for name in _SUMMARY), (mean, error, low, high), strict=True))
 
 
-def _plain(value: Any) -> Any:
-    """Turn dataclasses and named tuples into what JSON has."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _named(value: Any) -> dict[str, Any]:
+    """A named tuple as JSON holds it: orjson writes all else that a board is made of."""
+    named: dict[str, Any] = value._asdict()
+    return named

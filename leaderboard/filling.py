@@ -104,8 +104,9 @@ def make_board(
     compared: set[str] = set()
     pairs = _pairs(kept)
     for key, group in _tables(kept, RULES if rule is None else (rule,)):
-        drafts = _drafts(key, group, pairs)
-        section = _section(key, group, drafts, asked=rule is not None)
+        columns = _columns(group)
+        drafts = [_draft(row, columns, key.rule, pairs) for row in _row_groups(group, key.rule)]
+        section = _section(key, group, columns, drafts, asked=rule is not None)
         if section is not None:
             sections.append(section)
             compared.update(*(draft.compared for draft in drafts))
@@ -283,17 +284,16 @@ def _pair_key(record: Record) -> tuple[Any, ...]:
     return record.dataset, record.fixed, record.trial, record.origin
 
 
-def _drafts(key: SectionKey, records: Sequence[Record], pairs: _Pairs) -> list[_Draft]:
-    rule = key.rule
-    columns = _columns(records)
-    return [_draft(group, columns, rule, pairs) for group in _row_groups(records, rule)]
-
-
 def _section(
-    key: SectionKey, records: Sequence[Record], drafts: Sequence[_Draft], *, asked: bool
+    key: SectionKey,
+    records: Sequence[Record],
+    columns: Sequence[Column],
+    drafts: Sequence[_Draft],
+    *,
+    asked: bool,
 ) -> Section | None:
     """The table of a rule, or None where no run answers it and no protocol reports it."""
-    rule, columns = key.rule, _columns(records)
+    rule = key.rule
     reported = any(record.rule == rule for record in records)
     if not drafts or not (reported or asked or any(any(d.values) for d in drafts)):
         return None
@@ -307,7 +307,7 @@ def _section(
         ranked=ranked,
         paired=paired,
         environments=records[0].environments,
-        columns=columns,
+        columns=tuple(columns),
         rows=rows,
         notes=_notes(rule, rows, paired=paired),
     )

@@ -12,7 +12,7 @@ import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,8 @@ Origin = Literal["dgbench", "DomainBed"]
 
 # Settings of the data that say how batches are drawn, not what the data set is.
 BATCH_OPTIONS = {"batch_size", "sampling"}
-_SEEDS = {"trial_seed", "data_seed"}
+# Settings that runs of one row may differ in.
+_OF_A_TRIAL = ("trial_seed", "data_seed", "test_env", "train_env")
 
 
 class LeftOut(NamedTuple):
@@ -211,7 +212,9 @@ class Record:
             that concludes nothing.
         total_seconds: Wall time, None if it has not ended.
         sha256: Of its files.
-        run_text: The content of `run.json`, JSON.
+        settings_text: The settings of `run.json` that many runs share (`split_run`), canonical
+            JSON.
+        own_text: The rest of `run.json`, canonical JSON.
         done_text: The content of `done.json`, JSON; None if the run has not ended.
     """
 
@@ -240,14 +243,14 @@ class Record:
     conclusion_text: str | None
     total_seconds: float | None
     sha256: str
-    run_text: str
+    settings_text: str
+    own_text: str
     done_text: str | None
 
     @property
     def run(self) -> RunJson:
         """The content of `run.json`; of a DomainBed sweep what its records tell of it."""
-        content: RunJson = json.loads(self.run_text)
-        return content
+        return join_run(json.loads(self.settings_text), json.loads(self.own_text))
 
     @property
     def done(self) -> DoneJson | None:
@@ -280,22 +283,20 @@ def from_run(run: Run) -> Record:
     Raises:
         RecordError: its checks contradict each other.
     """
-    settings = run.run["settings"]
     place = "/".join(run.folder.parts[-3:])
     checks = columns(run.checks)
     found = run.checks[-1].get("conclusion") if run.checks else None
     conclusion = None if found is None else canonical_json(found)
     return record(
-        run.run,
+        *split_run(run.run),
         checks,
         place=place,
         origin="dgbench",
         state=run.state,
-        rule=settings["selection"],
+        rule=run.run["settings"]["selection"],
         conclusion_text=conclusion,
         seconds=None if run.done is None else run.done["seconds"],
         sha256=content_sha256(run.run, checks, run.done, conclusion),
-        run_text=canonical_json(run.run),
         done_text=None if run.done is None else canonical_json(run.done),
     )
 
@@ -309,8 +310,26 @@ def content_sha256(
     return hashlib.sha256(files.encode()).hexdigest()
 
 
+def split_run(run: RunJson) -> tuple[str, dict[str, Any]]:
+    """Cut the content of `run.json` in two, for thousands of runs share most of their settings.
+
+    Returns:
+        All settings but the seeds of a trial and its environments, canonical JSON, and the rest.
+    """
+    settings: dict[str, Any] = dict(run["settings"])
+    own = {name: settings.pop(name) for name in _OF_A_TRIAL}
+    return _canonical(_content(settings)), {**run, "settings": own}
+
+
+def join_run(settings: Mapping[str, Any], own: Mapping[str, Any]) -> RunJson:
+    """The whole content of `run.json`, from the parts of `split_run`, parsed."""
+    run: Any = {**own, "settings": {**settings, **own["settings"]}}
+    return cast(RunJson, run)
+
+
 def record(
-    run: RunJson,
+    settings_text: str,
+    own: Mapping[str, Any],
     checks: Checks,
     *,
     place: str,
@@ -320,37 +339,35 @@ def record(
     conclusion_text: str | None,
     seconds: float | None,
     sha256: str,
-    run_text: str,
     done_text: str | None,
+    own_text: str | None = None,
 ) -> Record:
-    """Read what tables need out of the settings of a run."""
-    settings = run["settings"]
-    by_index = sorted(run["environments"], key=itemgetter("index"))
-    test = tuple(e["name"] for e in by_index if e["role"] == "test")
-    fixed = _shared_settings(settings, test, [e["name"] for e in by_index if e["role"] != "test"])
+    """Read what tables need out of the settings of a run, cut in two by `split_run`.
+
+    `own_text` is `own` as canonical JSON, where it is at hand; all else is as of `Record`.
+    """
+    of_trial = own["settings"]
+    roles = _roles(_content([own["environments"], of_trial["test_env"], of_trial["train_env"]]))
     # A known data set of other size is another data set: its runs have a table of their own.
-    counts = [p["message"] for p in run.get("data_problems", []) if p["kind"] == "count"]
-    if counts:
-        fixed["data"] = {**fixed["data"], "counts": " ".join(counts)}
+    counts = [p["message"] for p in own.get("data_problems", ()) if p["kind"] == "count"]
     return Record(
         place=place,
         origin=origin,
-        run_id=run["run_id"],
-        benchmark_version=_shared(run["benchmark_version"]),
-        **_identity(_content(fixed)),
-        search=_canonical(_content(run["search"])) if "search" in run else "",
-        draw=settings["hparams_seed"],
-        trial=Trial(settings["trial_seed"], settings["data_seed"]),
-        environments=_shared(tuple(e["name"] for e in by_index)),
-        test=_shared(test),
-        train=_shared(tuple(settings["train_env"])),
+        run_id=own["run_id"],
+        benchmark_version=_shared(own["benchmark_version"]),
+        **_identity(settings_text, roles.fixed, " ".join(counts)),
+        search=_canonical(_content(own["search"])) if "search" in own else "",
+        trial=Trial(of_trial["trial_seed"], of_trial["data_seed"]),
+        environments=roles.environments,
+        test=roles.test,
+        train=roles.train,
         rule=rule,
         state=state,
         checks=checks,
         conclusion_text=conclusion_text,
         total_seconds=seconds,
         sha256=sha256,
-        run_text=run_text,
+        own_text=canonical_json(own) if own_text is None else own_text,
         done_text=done_text,
     )
 
@@ -371,12 +388,51 @@ def _canonical(content: bytes) -> str:
     return canonical_json(marshal.loads(content))
 
 
+class _Roles(NamedTuple):
+    """Names of environments, as of `Record`, and what of them is a setting, as content."""
+
+    environments: tuple[str, ...]
+    test: tuple[str, ...]
+    train: tuple[str, ...]
+    fixed: bytes
+
+
 @functools.lru_cache(maxsize=100_000)
-def _identity(fixed: bytes) -> dict[str, str]:
-    """What the settings that runs share say of them: worked out once for all these runs."""
-    settings = marshal.loads(fixed)
+def _roles(content: bytes) -> _Roles:
+    """Read the environments of a run, and the names that it was told to test and to train on.
+
+    The training environments follow from the test environments as long as they are all others. Any
+    other choice, of members or of order, is a setting of its own.
+    """
+    environments, test_env, train_env = marshal.loads(content)
+    by_index = sorted(environments, key=itemgetter("index"))
+    test = [e["name"] for e in by_index if e["role"] == "test"]
+    others = [e["name"] for e in by_index if e["role"] != "test"]
+    fixed = {"test_env": test_env} if test_env != test else {}
+    fixed |= {"train_env": train_env} if train_env != others else {}
+    return _Roles(
+        environments=_shared(tuple(e["name"] for e in by_index)),
+        test=_shared(tuple(test)),
+        train=_shared(tuple(train_env)),
+        fixed=_content(fixed),
+    )
+
+
+@functools.lru_cache(maxsize=100_000)
+def _identity(settings_text: str, fixed: bytes, counts: str) -> dict[str, Any]:
+    """What the settings that runs share say of them: worked out once for all these runs.
+
+    Args:
+        settings_text: As of `record`.
+        fixed: Content of what else the runs must share to be averaged.
+        counts: How the data set differs in size from the known one of its name.
+    """
+    settings: dict[str, Any] = json.loads(settings_text) | marshal.loads(fixed)
+    if counts:
+        settings["data"]["counts"] = counts
     data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
-    found = {
+    texts = {
+        "settings_text": settings_text,
         "dataset": settings["data"]["name"],
         "data": _canonical(_content(data)),
         "source": str(data.get("source", "")),
@@ -387,30 +443,14 @@ def _identity(fixed: bytes) -> dict[str, str]:
         "fixed": canonical_json(settings),
         "searched": _canonical(_content(_without_draws(settings))),
     }
-    return {name: _shared(text) for name, text in found.items()}
+    draw = settings["hparams_seed"]
+    return {name: _shared(text) for name, text in texts.items()} | {"draw": draw}
 
 
 def _backbone(network: Mapping[str, Any]) -> str:
     """The backbone, and the weights it starts from: both are part of a table's key."""
     name, weights = network.get("backbone", ""), network.get("weights")
     return str(name) if weights in (None, "none", "") else f"{name}, {weights}"
-
-
-def _shared_settings(
-    settings: Mapping[str, Any], tested: Sequence[str], others: Sequence[str]
-) -> dict[str, Any]:
-    """What runs must share to be averaged: all settings but the seeds of a trial and its test_env.
-
-    The training environments follow from the test environments as long as they are all others. Any
-    other choice, of members or of order, is a setting of its own and stays.
-    """
-    shared = dict(settings)
-    for seed in _SEEDS:
-        del shared[seed]
-    for key, names in (("test_env", tested), ("train_env", others)):
-        if shared[key] == list(names):
-            del shared[key]
-    return shared
 
 
 def _without_draws(fixed: Mapping[str, Any]) -> dict[str, Any]:
@@ -435,6 +475,9 @@ def without_duplicates(records: Iterable[Record]) -> tuple[list[Record], list[Le
         groups.setdefault(each.run_id, []).append(each)
     kept, left_out = [], []
     for _, group in sorted(groups.items()):
+        if len(group) == 1:
+            kept += group
+            continue
         group.sort(key=lambda each: each.place)
         candidates = [each for each in group if each.done_text is not None] or group
         first = candidates[0]

@@ -1,6 +1,7 @@
 """Many records in one file: Parquet, or JSON lines where a reader should need no library.
 
-One row a run, checks as columns, sorted by run id. Reading gives back exactly the records that were
+One row a run, checks as columns, sorted by run id; settings that runs share stand apart from what
+is a run's own, so that they are worked out once. Reading gives back exactly the records that were
 written. The same records give the same bytes: of JSON lines always, of Parquet with one version of
 pyarrow, whose name is in the file.
 """
@@ -19,7 +20,15 @@ import numpy.typing as npt
 import orjson
 
 from leaderboard.errors import RecordError
-from leaderboard.frame import METRICS, Checks, Record, positions, record, without_duplicates
+from leaderboard.frame import (
+    METRICS,
+    Checks,
+    Record,
+    join_run,
+    positions,
+    record,
+    without_duplicates,
+)
 from leaderboard.records import (
     canonical_json,
     validate_check,
@@ -28,10 +37,10 @@ from leaderboard.records import (
     write_text_atomic,
 )
 
-PACK_SCHEMA = "dgbench.pack/1"
+PACK_SCHEMA = "dgbench.pack/2"
 SUFFIXES = (".parquet", ".jsonl")
 
-_TEXTS = ("place", "origin", "state", "rule", "sha256", "run", "conclusion", "done")
+_TEXTS = ("place", "origin", "state", "rule", "sha256", "settings", "own", "conclusion", "done")
 _FLOATS = ("seconds", *METRICS, "train")
 _INTEGERS = ("steps", "counts")
 _NAMES = ("splits", "train_names")
@@ -83,7 +92,9 @@ def read_pack(path: str | Path) -> Iterator[Record]:
     for number, row in enumerate(rows, start=1):
         try:
             yield _record(row if parquet else _from_json(row))
-        except (RecordError, KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise RecordError(f"{path.name}, record {number}: it has no {error}") from error
+        except (RecordError, TypeError, ValueError) as error:
             raise RecordError(f"{path.name}, record {number}: {error}") from error
 
 
@@ -100,7 +111,8 @@ def _row(each: Record) -> dict[str, Any]:
         "state": each.state,
         "rule": each.rule,
         "sha256": each.sha256,
-        "run": each.run_text,
+        "settings": each.settings_text,
+        "own": each.own_text,
         "conclusion": each.conclusion_text,
         "done": each.done_text,
         "total_seconds": each.total_seconds,
@@ -124,23 +136,24 @@ def _json_row(each: Record) -> dict[str, Any]:
 
 
 def _record(row: Mapping[str, Any]) -> Record:
-    run = orjson.loads(row["run"])
+    own = orjson.loads(row["own"])
     if row["origin"] == "dgbench":
-        validate_run(run)
+        validate_run(join_run(orjson.loads(row["settings"]), own))
         if row["done"] is not None:
             validate_done(json.loads(row["done"]))
     return record(
-        run,
+        row["settings"],
+        own,
         _checks(row),
         place=row["place"],
         origin=row["origin"],
         state=row["state"],
         rule=row["rule"],
-        conclusion_text=_conclusion(row.get("conclusion")),
+        conclusion_text=_conclusion(row["conclusion"]),
         seconds=row["total_seconds"],
         sha256=row["sha256"],
-        run_text=row["run"],
         done_text=row["done"],
+        own_text=row["own"],
     )
 
 
@@ -179,6 +192,10 @@ def _refuse_schema(given: object, path: Path) -> None:
         raise RecordError(
             f"{path.name}: schema {given!r} is newer than {PACK_SCHEMA!r}, the newest that this "
             "version reads: upgrade dgbench"
+        )
+    if int(number) < int(version):
+        raise RecordError(
+            f"{path.name}: schema {given!r} is older than {PACK_SCHEMA!r}: pack its runs anew"
         )
 
 
@@ -261,9 +278,7 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:
     """The rows of a batch; the numbers of a row are views of its columns."""
     columns: dict[str, Iterable[Any]] = {
-        name: batch.column(name).to_pylist()
-        for name in (*_TEXTS, "total_seconds")
-        if name in batch.schema.names  # earlier packs have no conclusions
+        name: batch.column(name).to_pylist() for name in (*_TEXTS, "total_seconds")
     }
     columns |= {name: _names(batch.column(name)) for name in _NAMES}
     for name in (*_INTEGERS, "seconds", "train"):

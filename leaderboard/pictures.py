@@ -178,7 +178,7 @@ def _scans(board: Board, section: Section, place: int, name: str) -> list[Pictur
     for row in section.rows:
         for number in row.cells[place].numbers:
             record = board.runs[number.run_id]
-            weight = json.loads(record.run_text)["settings"]["algo"].get(WEIGHT)
+            weight = json.loads(record.settings_text)["algo"].get(WEIGHT)
             if weight:
                 runs[record.algorithm][float(weight)].append((record, number.step))
     pictures = []

@@ -173,8 +173,9 @@ def training_view(runs: Sequence[Checks], train_names: Sequence[str]) -> View:
         UnavailableError: a check has not measured one of them.
     """
     splits = [f"{name}/holdout" for name in train_names]
+    measured = _measured(runs)
     for split in splits:
-        if not _measured(runs, split):
+        if split not in measured:
             raise UnavailableError(
                 "train_val needs the holdout accuracy of every training environment, but a check "
                 f"has no '{split}': choose the rule 'last', or a protocol with a holdout"
@@ -239,10 +240,10 @@ def _alike(rule: SelectionRule, runs: Sequence[Record]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _measured(runs: Sequence[Checks], split: str) -> bool:
-    """Whether every check of runs that were checked alike measured a split."""
-    column = runs[0].splits.get(split)
-    return column is not None and bool(np.all([run.counts[:, column] for run in runs]))
+def _measured(runs: Sequence[Checks]) -> set[str]:
+    """The splits that every check of runs that were checked alike measured."""
+    everywhere = np.all([run.counts for run in runs], axis=(0, 1))
+    return {split for split, column in runs[0].splits.items() if everywhere[column]}
 
 
 def _accuracies(runs: Sequence[Checks], splits: Sequence[str]) -> npt.NDArray[np.float64]:

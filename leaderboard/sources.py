@@ -32,12 +32,12 @@ def load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
         RecordError: a path is not there, holds no record, a packed file is broken, or a record was
             written by a newer version.
     """
-    with _without_collector():
+    with without_collector():
         return _load(paths)
 
 
 @contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """Records hold no cycles, and looking for some takes a fifth of the time of reading them."""
     enabled = gc.isenabled()
     gc.disable()

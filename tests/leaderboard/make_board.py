@@ -15,8 +15,8 @@ import numpy as np
 
 from leaderboard.board import Board
 from leaderboard.filling import make_board
-from leaderboard.frame import Record, columns, record
-from leaderboard.records import CheckLine, SelectionRule, canonical_json
+from leaderboard.frame import Record, columns, record, split_run
+from leaderboard.records import CheckLine, SelectionRule
 from tests.leaderboard.make_golden import make_run_json, make_settings
 
 DATA_SETS: Mapping[str, Sequence[str]] = {
@@ -110,7 +110,7 @@ def _record(settings: Any, names: Sequence[str], curves: Mapping[str, Any]) -> R
     ]
     algorithm, dataset = settings["algo"]["name"], settings["data"]["name"]
     return record(
-        run,
+        *split_run(run),
         columns(lines),
         place=f"{dataset}/{algorithm}/{run['run_id']}",
         origin="dgbench",
@@ -119,7 +119,6 @@ def _record(settings: Any, names: Sequence[str], curves: Mapping[str, Any]) -> R
         conclusion_text=None,
         seconds=STEPS * curves["second"] + 1,
         sha256=hashlib.sha256(run["run_id"].encode()).hexdigest(),
-        run_text=canonical_json(run),
         done_text="{}",
     )
 

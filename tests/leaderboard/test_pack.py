@@ -71,12 +71,14 @@ def changed(tmp_path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "dgbench.pack/2"}, "newer than 'dgbench.pack/1'.*upgrade dgbench"),
+        ({"schema": "dgbench.pack/3"}, "newer than 'dgbench.pack/2'.*upgrade dgbench"),
+        ({"schema": "dgbench.pack/1"}, "older than 'dgbench.pack/2'.*anew"),
         ({"schema": "other"}, "no packed file of records"),
         ({"accuracy": [2.0] * 6}, "record 1: .*out of its range"),
         ({"steps": [100, 50]}, "record 1: its steps do not ascend"),
         ({"steps": [1]}, "record 1: cannot reshape"),
-        ({"run": "{}"}, "record 1: schema None is not"),
+        ({"own": "{}"}, "record 1: it has no 'settings'"),
+        ({"settings": "{}"}, "record 1: .*settings"),
     ],
 )
 def test_a_broken_pack_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
