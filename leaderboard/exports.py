@@ -33,7 +33,7 @@ def json_text(board: Board) -> str:
         "overall": board.overall,
         "left_out": board.left_out,
     }
-    text = orjson.dumps(content, _named, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    text = orjson.dumps(content, _named, orjson.OPT_APPEND_NEWLINE)
     return text.decode()
 
 
