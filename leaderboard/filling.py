@@ -155,7 +155,7 @@ def _tables(
     Each rule has a table of its own, and so has each search space: the draws from it, and draw 0,
     which belongs to all spaces and beside that to the fixed settings.
     """
-    for shared, group in _grouped(records, _shared_key).items():
+    for shared, group in _grouped(records, _shared).items():
         for search in sorted({record.space for record in group}):
             members = [r for r in group if r.space == search]
             if search:
@@ -163,22 +163,32 @@ def _tables(
                 members += [r for r in group if r.draw == 0 and (r.algorithm, r.searched) in drawn]
             for rule in rules:
                 if not (search and rule == "last"):
-                    yield replace(shared, search=search, rule=rule), members
+                    yield SectionKey(**shared._asdict(), search=search, rule=rule), members
 
 
-def _shared_key(record: Record) -> SectionKey:
-    """What a record shares with others of its tables, whatever they search and select by."""
-    return SectionKey(
-        dataset=record.dataset,
-        protocol=record.protocol,
-        backbone=record.backbone,
-        source=record.source,
-        task=record.task,
-        data=record.data,
-        search="",
-        held_out=len(record.test),
-        origin=record.origin,
-        rule="last",
+class _Shared(NamedTuple):
+    """What runs share with others of their tables, whatever they search and select by."""
+
+    dataset: str
+    protocol: str
+    backbone: str
+    source: str
+    task: str
+    data: str
+    held_out: int
+    origin: str
+
+
+def _shared(record: Record) -> _Shared:
+    return _Shared(
+        record.dataset,
+        record.protocol,
+        record.backbone,
+        record.source,
+        record.task,
+        record.data,
+        len(record.test),
+        record.origin,
     )
 
 

@@ -242,14 +242,15 @@ def _alike(rule: SelectionRule, runs: Sequence[Record]) -> list[list[int]]:
 
 def _measured(runs: Sequence[Checks]) -> set[str]:
     """The splits that every check of runs that were checked alike measured."""
-    everywhere = np.all([run.counts for run in runs], axis=(0, 1))
+    everywhere = np.logical_and.reduce(np.concatenate([run.counts for run in runs]))
     return {split for split, column in runs[0].splits.items() if everywhere[column]}
 
 
 def _accuracies(runs: Sequence[Checks], splits: Sequence[str]) -> npt.NDArray[np.float64]:
     """`(R, C, len(splits))` of runs that were checked alike."""
     columns = [runs[0].splits[split] for split in splits]
-    found: npt.NDArray[np.float64] = np.stack([run.metrics[:, :, 0] for run in runs])[:, :, columns]
+    together = np.concatenate([run.metrics[:, :, 0] for run in runs])
+    found: npt.NDArray[np.float64] = together[:, columns].reshape(len(runs), -1, len(columns))
     return found
 
 
