@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.records import (
@@ -427,7 +428,7 @@ def _identity(settings_text: str, fixed: bytes, counts: str) -> dict[str, Any]:
         fixed: Content of what else the runs must share to be averaged.
         counts: How the data set differs in size from the known one of its name.
     """
-    settings: dict[str, Any] = json.loads(settings_text) | marshal.loads(fixed)
+    settings: dict[str, Any] = orjson.loads(settings_text) | marshal.loads(fixed)
     if counts:
         settings["data"]["counts"] = counts
     data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
