@@ -63,7 +63,8 @@ class Trial(NamedTuple):
     data_seed: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen, though nothing changes one: that would take as long as all else of making a record.
+@dataclass(slots=True, eq=False)
 class Checks:
     """The C checks of a run over its S splits, in ascending order of steps.
 
@@ -178,7 +179,7 @@ def positions(splits: tuple[str, ...]) -> Mapping[str, int]:
     return {split: column for column, split in enumerate(splits)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Record:
     """One run.
 

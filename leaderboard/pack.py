@@ -285,18 +285,22 @@ def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:
     for name in (*_INTEGERS, "seconds", "train"):
         column = batch.column(name)
         columns[name] = _cut(_array(column.values), column)
-    metrics = [batch.column(name) for name in METRICS]
-    if any(not each.offsets.equals(metrics[0].offsets) for each in metrics):
-        raise RecordError("its metrics are of different numbers of splits")
+    counts = batch.column("counts")
     # Each metric on its own in memory: what reads one of them does not touch the others.
-    together = np.stack([_array(each.values) for each in metrics]).T
-    columns["metrics"] = _cut(together, metrics[0])
+    together = np.full((len(METRICS), len(counts.values)), np.nan).T
+    for position, name in enumerate(METRICS):
+        if name in batch.schema.names:
+            metric = batch.column(name)
+            if not metric.offsets.equals(counts.offsets):
+                raise RecordError(f"its {name} is of another number of splits than its counts")
+            together[:, position] = _array(metric.values)
+    columns["metrics"] = _cut(together, counts)
     steps = batch.column("steps")
     columns["impossible"] = _impossible(
         _array(steps.values),
         together,
         checks=_array(steps.offsets),
-        values=_array(metrics[0].offsets),
+        values=_array(counts.offsets),
     )
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
@@ -336,6 +340,8 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     columns = {name: [row[name] for row in rows] for name in kinds}
     table = pyarrow.table(columns, schema=schema)
+    unknown = [n for n in METRICS if all(np.isnan(values).all() for values in columns[n])]
+    table = table.drop_columns(unknown)  # a sweep of DomainBed has but accuracies
     # Numbers seldom repeat: dictionaries of them, or a denser compression, cost a third more time.
     repeated = [*_REPEATED, *(f"{name}.list.element" for name in _NAMES)]
     parquet.write_table(

@@ -173,13 +173,12 @@ def training_view(runs: Sequence[Checks], train_names: Sequence[str]) -> View:
         UnavailableError: a check has not measured one of them.
     """
     splits = [f"{name}/holdout" for name in train_names]
-    measured = _measured(runs)
-    for split in splits:
-        if split not in measured:
-            raise UnavailableError(
-                "train_val needs the holdout accuracy of every training environment, but a check "
-                f"has no '{split}': choose the rule 'last', or a protocol with a holdout"
-            )
+    if not _measured(runs, splits):
+        missing = next(split for split in splits if not _measured(runs, [split]))
+        raise UnavailableError(
+            "train_val needs the holdout accuracy of every training environment, but a check has "
+            f"no '{missing}': choose the rule 'last', or a protocol with a holdout"
+        )
     return View(runs[0].steps, _accuracies(runs, splits))
 
 
@@ -240,10 +239,13 @@ def _alike(rule: SelectionRule, runs: Sequence[Record]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _measured(runs: Sequence[Checks]) -> set[str]:
-    """The splits that every check of runs that were checked alike measured."""
-    everywhere = np.logical_and.reduce(np.concatenate([run.counts for run in runs]))
-    return {split for split, column in runs[0].splits.items() if everywhere[column]}
+def _measured(runs: Sequence[Checks], splits: Sequence[str]) -> bool:
+    """Whether every check of runs that were checked alike measured all these splits."""
+    known = runs[0].splits
+    if not all(split in known for split in splits):
+        return False
+    columns = [known[split] for split in splits]
+    return bool(np.concatenate([run.counts for run in runs])[:, columns].all())
 
 
 def _accuracies(runs: Sequence[Checks], splits: Sequence[str]) -> npt.NDArray[np.float64]:
