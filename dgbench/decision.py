@@ -104,8 +104,9 @@ class Decision:
         said = []
         if firm:
             said.append(
-                f"Not invariant: {_listed(firm)}; the test keeps its level, since no mean of "
-                "these variables moves between the environments."
+                f"Not invariant at level {self.result.alpha:g}: {_listed(firm)}. Misfit is no "
+                "likely reason: no mean of these variables was found to move between the "
+                "environments."
             )
         if doubtful:
             said.append(

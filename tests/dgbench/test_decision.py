@@ -85,11 +85,11 @@ def test_where_nothing_is_accepted_the_prior_predicts(rule):
 def test_a_rejection_without_covariate_shift_stands_and_one_with_it_may_be_misfit():
     still = decided()
     assert min(still.moved.values()) > 0.01
-    assert "Not invariant: {colour}, {colour, shape}" in still.describe()
-    assert "misfit" not in still.describe()
+    assert "Not invariant at level 0.01: {colour}, {colour, shape}" in still.describe()
+    assert "only misfit" not in still.describe()
     shifted = decided(moved=0.2)
     assert shifted.moved["shape"] < 1e-10
-    assert "Not invariant: {colour};" in shifted.describe()
+    assert "Not invariant at level 0.01: {colour}." in shifted.describe()
     assert "Rejected, but perhaps only misfit: {colour, shape}. The environments move {shape}," in (
         shifted.describe()
     )
