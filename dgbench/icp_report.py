@@ -228,7 +228,7 @@ def _draw_intervals(axes: Axes, result: ICPResult, target: str) -> None:
     for height, (name, bounds) in enumerate(result.intervals.items()):
         low, high = np.clip(bounds, -edge, edge)
         colour = "C0" if name in (result.estimate or ()) else "0.6"
-        axes.plot([low, high], [height, height], color=colour, linewidth=4)
+        axes.plot([low, high], [height, height], color=colour, linewidth=4, solid_capstyle="butt")
         if low == high:
             axes.plot(low, height, color=colour, marker="o", zorder=3)
     axes.axvline(0, color="0.3", linewidth=0.8)
@@ -247,4 +247,4 @@ def _draw_sets(axes: Axes, result: ICPResult, drawn: Sequence[tuple[str, ...]]) 
     axes.set_yticks(range(len(drawn)), [write_set(names) for names in drawn], fontsize=8)
     axes.invert_yaxis()
     more = f", the {len(drawn)} largest" if len(drawn) < len(result.set_p_values) else ""
-    axes.set_xlabel(f"p-value of each set{more}; accepted right of {result.alpha:g}")
+    axes.set_xlabel(f"p-value of each set{more};\naccepted right of {result.alpha:g}")
