@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from leaderboard.board import Board, Cell, Section, SectionKey
 from leaderboard.commands import fit_command
+from leaderboard.filling import with_environments
 from leaderboard.frame import Record
 from leaderboard.tables import column_title
 
@@ -76,7 +77,11 @@ def _records(board: Board, section: Section) -> list[Record]:
         for record in board.runs.values()
         if (record.dataset, record.protocol, record.backbone, record.source, record.task)
         == (key.dataset, key.protocol, key.backbone, key.source, key.task)
-        and (record.data, len(record.test), record.origin) == (key.data, key.held_out, key.origin)
+        and (len(record.test), record.origin) == (key.held_out, key.origin)
+        and (
+            record.data == key.data
+            or with_environments(record.data, record.environments) == key.data
+        )
         and (record.space == key.search or record.draw == 0)
     ]
 

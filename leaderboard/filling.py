@@ -46,6 +46,8 @@ BASELINE = "erm"
 MOST_COMMANDS = 50
 """Commands that fill a trial: of thousands of environments leave_one_out needs a run for each."""
 
+_MOST_NAMED = 6  # environments in the title of a table
+
 _NO_MEASURE = Measure(None, None, None, None)
 _T = TypeVar("_T")
 _Key = TypeVar("_Key", bound=Any)
@@ -153,9 +155,10 @@ def _tables(
     """The runs of each table.
 
     Each rule has a table of its own, and so has each search space: the draws from it, and draw 0,
-    which belongs to all spaces and beside that to the fixed settings.
+    which belongs to all spaces and beside that to the fixed settings. Data sets of one name whose
+    environments have other names are other data sets: folders of a user's, or one that has grown.
     """
-    for shared, group in _grouped(records, _shared).items():
+    for shared, group in _of_same_environments(records):
         for search in sorted({record.space for record in group}):
             members = [r for r in group if r.space == search]
             if search:
@@ -164,6 +167,29 @@ def _tables(
             for rule in rules:
                 if not (search and rule == "last"):
                     yield SectionKey(**shared._asdict(), search=search, rule=rule), members
+
+
+def _of_same_environments(records: Iterable[Record]) -> Iterator[tuple[_Shared, list[Record]]]:
+    for shared, group in _grouped(records, _shared).items():
+        lists = _grouped(group, lambda record: record.environments)
+        for environments, own in lists.items():
+            several = len(lists) > 1
+            data = with_environments(shared.data, environments) if several else shared.data
+            yield shared._replace(data=data), own
+
+
+def with_environments(data: str, environments: Sequence[str]) -> str:
+    """What a data set was, with what tells it from one of other environments.
+
+    Args:
+        data: Its options, canonical JSON.
+        environments: Names of its environments, of which a title has room for a few.
+    """
+    names = list(environments)
+    if len(names) > _MOST_NAMED:
+        digest = hashlib.sha256(canonical_json(names).encode()).hexdigest()[:8]
+        names = [*names[:_MOST_NAMED], f"and {len(names) - _MOST_NAMED} more, {digest}"]
+    return canonical_json({**json.loads(data), "environments": names})
 
 
 class _Shared(NamedTuple):

@@ -212,11 +212,12 @@ def _of_packed(record: Record) -> Iterator[str]:
 
 def _of_data(records: Iterable[Record]) -> Iterator[Finding]:
     """Fingerprints that are not the suite's, and runs of the same data that differ in them."""
-    first: dict[tuple[str, str, int], str] = {}
+    first: dict[tuple[str, str, tuple[str, ...], int], str] = {}
     for record in records:
         found = record.run["data_fingerprint"]
         known = canonical.fingerprint(record)
-        same = first.setdefault((record.dataset, record.data, record.trial.data_seed), found)
+        data = (record.dataset, record.data, record.environments, record.trial.data_seed)
+        same = first.setdefault(data, found)
         if known is not None and found != known:
             what = (
                 f"data_fingerprint {found[:12]}... is not {known[:12]}..., which this data set has"

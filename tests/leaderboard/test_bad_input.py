@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from leaderboard.errors import NewerSchemaError, RecordError
 from leaderboard.filling import make_board
 from leaderboard.outputs import texts
 from leaderboard.page import page
-from leaderboard.tables import in_order
+from leaderboard.tables import in_order, title
 from tests.leaderboard.make_board import synthetic_board
 from tests.leaderboard.make_golden import colored_run, make_check, make_settings, write_run
 from tests.leaderboard.make_sweep import write_job, write_sweep
@@ -137,6 +138,28 @@ def test_mixed_versions_are_refused_by_name(tmp_path: Path) -> None:
     colored_run(tmp_path, "irm", "-90%", 0, 0.5, benchmark_version="2")
     with pytest.raises(RecordError, match="versions 1 and 2 cannot stand in one table"):
         load_board([tmp_path])
+
+
+def test_folders_of_other_environments_never_share_a_table(tmp_path: Path) -> None:
+    """Those of two users, or of one who added an environment: both are an image_folder."""
+    for names in (("a", "b", "c"), ("a", "b", "c", "d")):
+        for test, trial in product(names, range(2)):
+            settings = make_settings(
+                dataset="image_folder", names=names, test_env=(test,), trial=trial
+            )
+            check = make_check(100, {f"{test}/main": len(names) / 10 + trial / 100})
+            write_run(tmp_path, settings, [check], names=names)
+    board = load_board([tmp_path], "last")
+    assert board.left_out == ()
+    for section, count in zip(board.sections, (4, 3), strict=True):
+        (row,) = section.rows
+        assert len(row.cells) == len(section.environments) == count
+        accuracies = [cell.accuracy and cell.accuracy.mean for cell in row.cells]
+        assert accuracies == pytest.approx([count / 10 + 0.005] * count)
+        assert len(unpack(pack(board, [(0, section)]))["runs"]) == 2 * count
+    titles = {title(section) for section in board.sections}
+    assert len(titles) == 2
+    assert any('environments=["a", "b", "c"],' in each for each in titles)
 
 
 def test_ten_thousand_environments_stay_usable(tmp_path: Path) -> None:
