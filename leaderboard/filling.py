@@ -392,11 +392,12 @@ def _draft(group: _Group, columns: Sequence[Column], rule: SelectionRule, pairs:
         for test, trials_of in by_test.items()
     }
     names = group.records[0].environments
+    like = min(group.records, key=lambda record: record.draw)
     cells = []
     for column in columns:
         together = {column.name, *column.held_out_with}
         test = tuple(name for name in names if name in together)
-        cells.append(_cell(group, column, test, trials, chosen.get(test, {})))
+        cells.append(_cell(like, column, test, trials, chosen.get(test, {})))
     values = tuple({n.trial: n.accuracy for n in cell.numbers} for cell in cells)
     picked = [
         choice
@@ -436,7 +437,7 @@ def _choice(
 
 
 def _cell(
-    group: _Group,
+    like: Record,
     column: Column,
     test: tuple[str, ...],
     trials: Sequence[Trial],
@@ -451,7 +452,7 @@ def _cell(
                 numbers.append(number)
                 continue
             choice = _Lack("its accuracy is not finite, or was not measured", ())
-        missing.append(Missing(trial, choice.reason, _commands(group, choice.tests, trial)))
+        missing.append(Missing(trial, choice.reason, _commands(like, choice.tests, trial)))
     complete = not missing
     return Cell(
         accuracy=summarize([n.accuracy for n in numbers]) if complete else None,
@@ -466,9 +467,8 @@ def _cell(
     )
 
 
-def _commands(group: _Group, tests: Sequence[tuple[str, ...]], trial: Trial) -> str | None:
-    """The commands that make the runs which a trial lacks, one a line."""
-    like = min(group.records, key=lambda record: record.draw)
+def _commands(like: Record, tests: Sequence[tuple[str, ...]], trial: Trial) -> str | None:
+    """The commands that make the runs which a trial lacks, one a line, of the settings of a run."""
     found = [fit_command(like, test, trial) for test in tests[:MOST_COMMANDS]]
     left = len(tests) - MOST_COMMANDS
     more = [f"# and {left} more runs of other --test-env"] * (left > 0 and found[0] is not None)
