@@ -6,6 +6,8 @@ Every error a user can cause ends here as one message and exit code 2.
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import re
 import sys
@@ -265,6 +267,8 @@ def _leaderboard(arguments: list[str]) -> int:
     published.add_argument("--to", choices=["wandb"], required=True, help="offline by default")
     published.add_argument("--out", type=Path, default=Path(), help="where wandb keeps its run")
     options = parser.parse_args(arguments)
+    # As the program ends, several collections would go through all the records that it read.
+    atexit.register(gc.freeze)
     if options.command == "publish":
         return _publish(options.runs, options.out)
     if options.command == "pack":

@@ -19,6 +19,8 @@ the kernel says of that process, medians are over rounds. The tables are compare
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import hashlib
 import importlib
 import itertools
@@ -275,6 +277,8 @@ def main() -> None:
     parser.add_argument("place", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
+        if options.side in ("tables", "everything"):
+            atexit.register(gc.freeze)  # as the command does
         SIDES[options.side](options.place)
         return
     with tempfile.TemporaryDirectory() as temporary:
