@@ -92,6 +92,21 @@ class Problem:
         causes = tuple(name for name in table.variables if name.startswith("x"))
         return table._replace(inputs=inputs, parents=causes if self.causal else ())
 
+    def weight_errors(self, line: FloatArray) -> tuple[float, float]:
+        """How far a line is from the one that makes the target.
+
+        Args:
+            line: its weights on the inputs, mixed or not.
+
+        Returns:
+            Mean squared errors of its weights on `x` and on `z`, whose true ones are 0.
+        """
+        assert self.weights is not None, "the target is no number"
+        own = line if self.rotation is None else self.rotation @ line
+        size = len(self.weights)
+        causal, other = own[:size] - self.weights, own[size:]
+        return float(np.square(causal).mean()), float(np.square(other).mean())
+
 
 def linear_unit_test(
     example: str,

@@ -434,7 +434,11 @@ def _screen(arguments: list[str]) -> int:
     )
     add = parser.add_argument
     add("--algo", required=True, help="the algorithm")
-    add("--examples", nargs="+", default=None, help="linear unit tests: 1 2 3 1s 2s 3s (all)")
+    add(
+        "--examples",
+        nargs="+",
+        help="linear unit tests: 1 2 3 1s 2s 3s (all of them); models of the IRM paper: FOU to PES",
+    )
     add("--environments", type=_at_least_one, default=3, help="of each example (3)")
     add("--data-seeds", type=_at_least_one, default=3, help="data sets of each example (3)")
     add("--draws", type=_at_least_one, default=2, help="settings to choose from (2)")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -97,6 +98,20 @@ class Form:
             wrong = ((odds > 0) != (target == 1)).double()
         environments = len(np.unique(table.environment))
         return [float(part.mean()) for part in wrong.view(environments, -1)]
+
+    def line(self, algorithm: Algorithm, columns: int) -> npt.NDArray[np.float64]:
+        """The weights of a trained line without its constant, ``(columns,)``.
+
+        Args:
+            algorithm: a trained one, of a number.
+            columns: of the inputs.
+        """
+        origin_and_axes = torch.cat([torch.zeros(1, columns), torch.eye(columns)])
+        rows = nn.functional.pad(origin_and_axes, (0, 1), value=1.0)
+        with torch.no_grad():
+            outputs = algorithm(rows.to(next(algorithm.parameters()).dtype)).double().squeeze(-1)
+        weights: npt.NDArray[np.float64] = (outputs[1:] - outputs[0]).numpy()
+        return weights
 
 
 def best_form(kind: type[Algorithm], options: Mapping[str, Any], table: Table) -> Form:

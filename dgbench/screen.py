@@ -1,9 +1,10 @@
 """The linear unit tests as a gate: what an algorithm does where the answer is known.
 
 Every algorithm trains a line on the examples of Aubin et al. (2021,
-https://arxiv.org/abs/2102.10867), beside empirical risk minimisation, its oracle (trained where
-the spurious inputs are shuffled) and invariant causal prediction. Records of runs are for data sets
-of images and their splits; a screen leaves a table and one JSON file of its own.
+https://arxiv.org/abs/2102.10867) or the models of the IRM paper (https://arxiv.org/abs/1907.02893,
+section 5.1), beside empirical risk minimisation, its oracle (trained where the spurious inputs are
+shuffled) and invariant causal prediction. Records of runs are for data sets of images and their
+splits; a screen leaves a table and one JSON file of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,11 @@ import torch
 import yaml
 
 from datamodules.scm import Table
-from datamodules.scm_presets import Problem, Split, linear_unit_test
+from datamodules.scm_presets import SETTINGS, Problem, Split, irm_paper_sem, linear_unit_test
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 from dgbench.errors import UsageError
-from dgbench.icp import icp
+from dgbench.icp import ICPResult, icp
 from dgbench.linear_forms import best_form, make_algorithm
 from dgbench.parser import in_our_words, refuse_unknown
 from dgbench.protocols import configs
@@ -38,6 +39,8 @@ from leaderboard.statistics import beyond_two_errors, summarize
 
 BASELINE = "erm"
 ORACLE = "oracle"
+ICP = "icp"
+_ENVIRONMENTS_OF_MODELS = 3
 # Rows of a stack: more do not get cheaper, and leave the processor's cache.
 _ROWS = 200_000
 # Rows of an environment that invariant causal prediction tests, and that forms are tried on.
@@ -53,7 +56,7 @@ class Plan:
 
     Args:
         algo: the algorithm.
-        examples: the linear unit tests.
+        examples: the linear unit tests, or models of the IRM paper.
         options: options of the algorithm that win over those of every draw.
         environments: environments of each example.
         data_seeds: how many data sets of each example.
@@ -79,9 +82,10 @@ class Result:
     Attributes:
         draw: the chosen draw.
         options: its options.
-        errors: test error, ``(data seeds, environments)``.
+        errors: test error, ``(data seeds, environments)``; of the IRM paper's models the error of
+            the weights, ``(data seeds, causes and effects)``.
         mean: mean over both.
-        deviation: standard deviation over data seeds, averaged over environments, as published.
+        deviation: standard deviation over data seeds, averaged over the columns, as published.
     """
 
     draw: int
@@ -104,20 +108,22 @@ class Published:
     """A printed error.
 
     Attributes:
-        mean: over data seeds and environments.
-        deviation: over data seeds (ddof 0), averaged over environments.
+        mean: over data seeds and the columns of errors.
+        deviation: over data seeds (ddof 0), averaged over the columns.
         data_seeds: how many.
+        how: what else it was made of, in words.
     """
 
     mean: float
     deviation: float
     data_seeds: int
+    how: str
 
     def difference(self, result: Result) -> tuple[float, bool | None]:
         """Ours minus theirs, and whether that is beyond two of its standard errors.
 
         None where we have one data seed alone. Their error comes from a deviation that is averaged
-        over environments: at least that of the mean over them, so no flag is raised too early.
+        over the columns: at least that of the mean over them, so no flag is raised too early.
         """
         difference = result.mean - self.mean
         ours = summarize(result.errors.mean(axis=1).tolist()).standard_error
@@ -131,14 +137,15 @@ class Line:
 
     Attributes:
         example: which one.
-        regression: whether errors are squares, or shares of wrong labels.
-        results: by name: the algorithm, the baseline and the oracle.
+        error: what errors are: squared ones, shares of wrong labels, or squared ones of weights.
+        results: by name: the algorithm, the baseline and the oracle; where weights are measured,
+            invariant causal prediction.
         icp: outcome of invariant causal prediction, one a data seed.
         published: what is printed for it, by name; empty for numbers of environments without.
     """
 
     example: str
-    regression: bool
+    error: Literal["squared", "share", "weights"]
     results: Mapping[str, Result]
     icp: tuple[str, ...]
     published: Mapping[str, Published]
@@ -152,28 +159,38 @@ def run(plan: Plan, report: Report = lambda text: None) -> list[Line]:
         report: told what is being trained.
 
     Raises:
-        UsageError: when there are fewer settings than draws are asked for.
+        UsageError: when there are fewer settings than draws are asked for, or the IRM paper's
+            models are asked for in other than their three environments.
     """
+    models = [example for example in plan.examples if example in SETTINGS]
+    if models and plan.environments != _ENVIRONMENTS_OF_MODELS:
+        raise UsageError(
+            f"--environments is {plan.environments}; {', '.join(models)} have "
+            f"{_ENVIRONMENTS_OF_MODELS}: leave it out, or screen linear unit tests alone."
+        )
     named = {plan.algo: plan.algo, BASELINE: BASELINE, ORACLE: BASELINE}
     settings = {name: draws(algo, plan) for name, algo in named.items()}
     lines = []
     for example in plan.examples:
-        problems = [
-            linear_unit_test(example, environments=plan.environments, seed=seed)
-            for seed in range(plan.data_seeds)
-        ]
+        problems = [_problem(example, plan, seed) for seed in range(plan.data_seeds)]
         results = {}
         for name, algo in named.items():
             report(f"example {example}: {name}")
             kind = load("algorithm", algo)
             results[name] = _result(kind, settings[name], problems, plan, name == ORACLE)
         report(f"example {example}: invariant causal prediction")
+        if example in SETTINGS:
+            found = [icp_result(problem, plan.samples) for problem in problems]
+            errors = [icp_errors(p, plan.samples, f) for p, f in zip(problems, found, strict=True)]
+            results[ICP] = Result(0, {}, np.array(errors))
+        else:
+            found = [icp_result(problem) for problem in problems]
         lines.append(
             Line(
                 example=example,
-                regression=problems[0].is_regression,
+                error=_error(problems[0]),
                 results=results,
-                icp=tuple(map(icp_outcome, problems)),
+                icp=tuple(each.outcome for each in found),
                 published=published(example, plan.environments),
             )
         )
@@ -240,37 +257,74 @@ def algorithm_options(algo: str, flags: Sequence[str]) -> dict[str, Any]:
     return {name: parsed[name] for name in given}
 
 
-def icp_outcome(problem: Problem) -> str:
+def icp_result(problem: Problem, rows: int = _TESTED_ROWS) -> ICPResult:
     """What invariant causal prediction says about an example's rows.
 
     Args:
         problem: the example.
+        rows: how many of each environment.
     """
-    table = problem.sample("train", _TESTED_ROWS)
-    found = icp(
+    table = problem.sample("train", rows)
+    return icp(
         table.inputs, table.target, table.environment,
         variables=table.variables, estimate_only=True,
     )  # fmt: skip
-    return found.outcome
+
+
+def icp_errors(problem: Problem, rows: int, found: ICPResult) -> tuple[float, float]:
+    """Errors of the weights of a regression on what it names as causes.
+
+    Args:
+        problem: a model of the IRM paper.
+        rows: of each environment.
+        found: what it said about them.
+    """
+    table = problem.sample("train", rows)
+    causes = [table.variables.index(name) for name in found.estimate or ()]
+    line = np.zeros(len(table.variables))
+    design = np.column_stack([table.inputs[:, causes], np.ones(len(table.target))])
+    line[causes] = np.linalg.lstsq(design, table.target, rcond=None)[0][:-1]
+    return problem.weight_errors(line)
 
 
 def published(example: str, environments: int) -> dict[str, Published]:
-    """Published errors on an example, by name of the algorithm; of 2 to 10 environments.
+    """Published errors on an example, by name of the algorithm.
 
     Args:
         example: the example.
-        environments: number of environments.
+        environments: number of environments; of linear unit tests, 2 to 10 are published.
     """
-    content = _publication()
-    errors = content["errors"].get(environments, {}).get(example, {})
-    seeds = content["data_seeds"]
-    return {name: Published(mean, spread, seeds) for name, (mean, spread) in errors.items()}
+    if example in SETTINGS:
+        content = _publication("published_sem")
+        columns = content["errors"][example]
+    else:
+        content = _publication("published")
+        errors = content["errors"].get(environments, {}).get(example, {})
+        columns = {name: [figure] for name, figure in errors.items()}
+    found = {}
+    for name, figures in columns.items():
+        mean, deviation = np.mean(figures, axis=0).tolist()
+        found[name] = Published(mean, deviation, content["data_seeds"], content["how"])
+    return found
 
 
 @cache
-def _publication() -> Mapping[str, Any]:
-    content: Mapping[str, Any] = yaml.safe_load((configs() / "screen/published.yaml").read_text())
+def _publication(name: str) -> Mapping[str, Any]:
+    path = configs() / "screen" / f"{name}.yaml"
+    content: Mapping[str, Any] = yaml.safe_load(path.read_text())
     return content
+
+
+def _problem(example: str, plan: Plan, seed: int) -> Problem:
+    if example in SETTINGS:
+        return irm_paper_sem(example, seed=seed)
+    return linear_unit_test(example, environments=plan.environments, seed=seed)
+
+
+def _error(problem: Problem) -> Literal["squared", "share", "weights"]:
+    if problem.name in SETTINGS:
+        return "weights"
+    return "squared" if problem.is_regression else "share"
 
 
 def _result(
@@ -294,15 +348,15 @@ def _result(
     ]
     batches = [form.batch(table) for table in tables for _ in settings]
     train(algorithms, batches, plan.steps)
+    of_weights = _error(problems[0]) == "weights"
     by_split = {}
     for split in ("validation", "test"):
         measured = [
-            form.errors(algorithm, table)
-            for table, own in zip(
-                (sample(problem, split) for problem in problems),
-                _grouped(algorithms, len(settings)),
-                strict=True,
-            )
+            problem.weight_errors(form.line(algorithm, table.inputs.shape[1]))
+            if of_weights and split == "test"
+            else form.errors(algorithm, table)
+            for problem, own in zip(problems, _grouped(algorithms, len(settings)), strict=True)
+            for table in [sample(problem, split)]
             for algorithm in own
         ]
         by_split[split] = np.reshape(measured, (len(problems), len(settings), -1))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dgbench.errors import UsageError
-from dgbench.screen import Line, Plan, Published, Result
+from dgbench.screen import ICP, Line, Plan, Published, Result
 
 FLAG = "(!)"
 
@@ -26,20 +26,23 @@ def show(console: Console, plan: Plan, lines: Sequence[Line]) -> None:
         plan: what was done.
         lines: what came out.
     """
-    names = list(lines[0].results)
-    table = Table("example", "error", *names, "icp", title=f"{plan.algo} on the linear unit tests")
+    names = [name for name in lines[0].results if name != ICP]
+    table = Table("example", "error", *names, ICP, title=f"{plan.algo} where the answer is known")
     for line in lines:
         cells = [_cell(line, name) for name in names]
         outcomes = Counter(line.icp).most_common()
         said = "\n".join(
             f"{outcome.replace('_', ' ')} {n}/{len(line.icp)}" for outcome, n in outcomes
         )
-        table.add_row(line.example, "squared" if line.regression else "share", *cells, said)
+        if ICP in line.results:
+            said = f"{_cell(line, ICP)}\n{said}"
+        table.add_row(line.example, line.error, *cells, said)
     console.print(table)
+    published = {printed.how for line in lines for printed in line.published.values()}
     console.print(
         f"Mean ± deviation over {plan.data_seeds} data seeds, {plan.environments} environments, "
         f"{plan.samples} rows each, {plan.steps} steps, the best of {plan.draws} settings by "
-        "validation error; (published: 50 seeds, 10000 rows, 10000 steps, 20 settings) and the "
+        f"validation error; (published: {'; or '.join(sorted(published)) or 'nothing'}) and the "
         f"difference, {FLAG} beyond two of its standard errors.",
         highlight=False,
     )
@@ -90,7 +93,7 @@ def write(plan: Plan, lines: Sequence[Line], folder: Path) -> Path:
 
 def _cell(line: Line, name: str) -> str:
     result = line.results[name]
-    digits = 2 if line.regression else 3
+    digits = {"squared": 2, "share": 3, "weights": 4}[line.error]
     ours = f"{result.mean:.{digits}f} ± {result.deviation:.{digits}f}"
     if name not in line.published:
         return ours

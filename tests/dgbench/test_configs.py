@@ -78,6 +78,9 @@ def test_no_file_is_left_over():
     expected |= {configs() / "reproductions" / f"{name}.yaml" for name in reproductions.names()}
     expected |= {configs() / "search_spaces" / f"{name}.yaml" for name in search_spaces.names()}
     expected |= {configs() / "sweeps" / f"{name}.yaml" for name in designs.names()}
-    expected |= {configs() / "screen" / f"{name}.yaml" for name in ("published", *ALGORITHMS)}
+    expected |= {
+        configs() / "screen" / f"{name}.yaml"
+        for name in ("published", "published_sem", *ALGORITHMS)
+    }
     expected |= {configs() / "shifts" / "published.yaml"}
     assert set(configs().rglob("*.yaml")) <= expected

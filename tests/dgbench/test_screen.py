@@ -11,14 +11,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from datamodules.scm_presets import EXAMPLES, linear_unit_test
+from datamodules import scm_presets
+from datamodules.scm_presets import EXAMPLES, irm_paper_sem, linear_unit_test
 from dgbench.algorithms.base import Algorithm
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.irm import IRM
 from dgbench.algorithms.irmv2 import IRMv2
 from dgbench.algorithms.vrex import VREx
 from dgbench.linear_forms import Form, best_form, make_algorithm
-from dgbench.screen import Plan, Published, Result, draws, icp_outcome, published, train
+from dgbench.screen import Plan, Published, Result, draws, icp_result, published, train
 from tests.dgbench.tiny import command
 
 ROWS = 60
@@ -101,7 +102,7 @@ def test_the_smaller_problem_is_taken_only_where_it_is_the_same(example):
     ],
 )
 def test_invariant_causal_prediction_rejects_or_abstains_as_theory_says(example, outcome):
-    assert icp_outcome(linear_unit_test(example)) == outcome
+    assert icp_result(linear_unit_test(example)).outcome == outcome
 
 
 def test_the_command_prints_a_table_and_writes_it(tmp_path):
@@ -126,6 +127,7 @@ def test_bad_requests_end_with_one_message():
         (("--algo", "imr"), "Did you mean irm"),
         (("--algo", "irm", "--examples", "4"), "no example '4'"),
         (("--algo", "irm", "--draws", "21"), "at most 20"),
+        (("--algo", "irm", "--examples", "1", "FOU", "--environments", "2"), "FOU have 3"),
         (("--algo", "irm", "--algo.penalty", "3"), "no option --algo.penalty"),
         (("--algo", "irm", "--algo.penalty_weight", "x"), "fit --algo irm --help"),
         (("--algo", "irm", "--example", "1"), "Did you mean --examples"),
@@ -160,6 +162,61 @@ def test_every_example_has_published_figures():
     assert published("1", 1) == published("1", 11) == {}
 
 
+# Squared errors of weights on causes and on effects, from another reading of the authors' file.
+PRINTED_OF_MODELS = {
+    ("FOU", "erm"): (0.009, 0.009), ("FOU", "icp"): (0.020, 0.000), ("FOU", "irm"): (0.003, 0.002),
+    ("FOS", "icp"): (0.846, 0.001), ("FOS", "irm"): (0.004, 0.003),
+    ("FEU", "erm"): (0.82, 0.82), ("FEU", "icp"): (1.00, 0.804), ("FEU", "irm"): (0.256, 0.333),
+    ("POU", "erm"): (0.019, 0.018), ("POU", "icp"): (0.970, 0), ("POU", "irm"): (0.015, 0.014),
+    ("PEU", "erm"): (0.774, 0.774), ("PEU", "icp"): (1.0, 0), ("PEU", "irm"): (0.215, 0.340),
+}  # fmt: skip
+
+
+def test_every_model_of_the_irm_paper_has_published_figures():
+    for setting in scm_presets.SETTINGS:
+        assert list(published(setting, 3)) == ["erm", "icp", "irm"]
+    for (setting, name), both in PRINTED_OF_MODELS.items():
+        assert published(setting, 3)[name].mean == pytest.approx(np.mean(both), abs=0.0011)
+
+
+def test_weights_are_measured_where_the_irm_paper_knows_them(tmp_path):
+    call = ["screen", "--algo", "erm", "--examples", "FOU", "FOS", "--draws", 1, "--out", tmp_path]
+    options = ["--algo.learning_rate=0.08", "--samples", 300, "--steps", 400]
+    code, shown, errors = command(*call, *options)
+    assert code == 0, errors
+    assert "100000 steps" in shown
+    examples = json.loads((tmp_path / "screen.json").read_text())["examples"]
+    for setting, document in examples.items():
+        problems = [irm_paper_sem(setting, seed=seed) for seed in range(3)]
+        lines = []
+        for problem in problems:
+            table = problem.sample("train", 300)
+            design = np.column_stack([table.inputs, np.ones(len(table.target))])
+            lines.append(np.linalg.lstsq(design, table.target, rcond=None)[0][:-1])
+        exact = [p.weight_errors(line) for p, line in zip(problems, lines, strict=True)]
+        results = document["results"]
+        np.testing.assert_allclose(results["erm"]["errors"], exact, rtol=0.05)
+        # What spoils the target in training is of no use where it is shuffled.
+        assert results["oracle"]["mean"] < results["erm"]["mean"] / 3
+        beside = document["published"]["icp"]
+        assert beside["difference"] == pytest.approx(results["icp"]["mean"] - beside["mean"])
+    # Where causes are identified a regression on them is exact; else nothing predicts.
+    outcomes, found = examples["FOU"]["icp"], examples["FOU"]["results"]["icp"]["errors"]
+    assert outcomes.count("identified") >= 2
+    for outcome, (causal, other) in zip(outcomes, found, strict=True):
+        assert causal < 0.01 if outcome == "identified" else causal == 1
+        assert other == 0
+
+
+@pytest.mark.parametrize("setting", ["FOU", "PES"])
+def test_the_true_line_has_no_error(setting):
+    problem = irm_paper_sem(setting)
+    line = np.repeat([1.0, 0.0], 5)
+    mixed = line if problem.rotation is None else problem.rotation.T @ line
+    assert problem.weight_errors(mixed) == pytest.approx((0, 0), abs=1e-12)
+    assert problem.weight_errors(0 * line) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize("environments", [2, 10])
 def test_published_settings_are_those_of_the_number_of_environments(environments):
     # The setting that the archive names as the best for IRMv1 on Example 3, in its own terms.
@@ -176,7 +233,7 @@ def test_a_difference_is_flagged_beyond_two_standard_errors():
     theirs = stats.sem(np.repeat([1.0, -1.0], 25)) * 0.7
     bound = 2 * math.hypot(own, theirs)
     for away, flagged in ((0.99, False), (1.01, True)):
-        printed = Published(2.0 + away * bound, 0.7, 50)
+        printed = Published(2.0 + away * bound, 0.7, 50, "in a test")
         difference, found = printed.difference(Result(0, {}, errors))
         assert difference == pytest.approx(-away * bound)
         assert found is flagged
