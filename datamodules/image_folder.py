@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -22,7 +19,6 @@ from datamodules.decoding import Decoder, Reading, Truncated
 from datamodules.environments import (
     SPLITS,
     EnvironmentData,
-    Split,
     check_holdout_fraction,
     split_main_holdout,
 )
@@ -31,28 +27,16 @@ from datamodules.image_cache import ImageCache
 from datamodules.images import Images, Pixels
 from datamodules.locations import home, places
 from datamodules.preprocessing import Preprocessing
-from datamodules.problems import Problem
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# Files and samples that a message names before it says how many more there are.
-_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image of an environment.
-
-    Attributes:
-        path: The file.
-        name: What the fingerprint calls it: its path below the environment.
-        label: Name of its class.
-        split: The split it belongs to where the data set says so, None where a draw decides.
-    """
-
-    path: Path
-    name: str
-    label: str
-    split: Split | None = None
+from datamodules.problems import (
+    Listing,
+    Problem,
+    class_problems,
+    count_problems,
+    duplicates,
+    file_problems,
+    some,
+)
+from datamodules.samples import SUFFIXES, Sample, folders, samples_of, with_images
 
 
 class ImageFolder(EnvironmentDataModule):
@@ -150,8 +134,8 @@ class ImageFolder(EnvironmentDataModule):
         Raises:
             DataError: If there are none, saying what was looked for and where.
         """
-        folders = self._preset_folders() if self.environment_spellings else self._own_folders()
-        return {name: list(_samples_of(folder)) for name, folder in folders.items()}
+        found = self._preset_folders() if self.environment_spellings else self._own_folders()
+        return {name: list(samples_of(folder)) for name, folder in found.items()}
 
     def samples(self, index: int) -> Sequence[Sample]:
         """Return an environment's samples, by sample index, without reading their files.
@@ -243,12 +227,15 @@ class ImageFolder(EnvironmentDataModule):
 
     def problems(self) -> list[Problem]:
         """Say what is wrong or unexpected, reading all files if that has not been done."""
-        return [
-            *self._count_problems(),
-            *self._class_problems(),
-            *self._file_problems(),
-            *self._duplicates(),
-        ]
+        named = dict(zip(self.environment_names, self._samples, strict=True))
+        found = [*count_problems({n: len(own) for n, own in named.items()}, self.expected_counts)]
+        classes, expected = len(self.class_names), self.class_count
+        if expected and classes != expected:
+            text = f"there are {classes} classes where {expected} are expected."
+            found.append(Problem("count", text))
+        for name, samples in named.items():
+            found += class_problems(name, samples, self.class_names)
+        return [*found, *self._file_problems(), *duplicates(self._splits())]
 
     # Finding
 
@@ -260,10 +247,10 @@ class ImageFolder(EnvironmentDataModule):
                 "ROOT/<environment>/<class>/*.jpg, with --data.root"
             )
         root = Path(self.root).expanduser()
-        found = _with_images(root)
+        found = with_images(root)
         if len(found) == 1:
             # The parent of the folder that was meant.
-            found = _with_images(found[0])
+            found = with_images(found[0])
         if len(found) < 2:
             raise DataError(
                 f"{root} holds no two environments: looked for two sub-folders or more with "
@@ -300,16 +287,16 @@ class ImageFolder(EnvironmentDataModule):
         if self.root is not None:
             yield place
         usual = [_normalised(name) for name in self.tree_names]
-        known = [folder for folder in _folders(place) if _normalised(folder.name) in usual]
+        known = [folder for folder in folders(place) if _normalised(folder.name) in usual]
         for folder in known:
             yield folder
-            yield from _folders(folder)
+            yield from folders(folder)
         if self.root is not None:
-            yield from (folder for folder in _folders(place) if folder not in known)
+            yield from (folder for folder in folders(place) if folder not in known)
 
     def _match(self, tree: Path) -> dict[str, Path]:
         """Environments that a folder holds, under any of their spellings."""
-        there = {_normalised(folder.name): folder for folder in _folders(tree)}
+        there = {_normalised(folder.name): folder for folder in folders(tree)}
         return {
             name: there[_normalised(spelling)]
             for name, spellings in self.environment_spellings.items()
@@ -360,81 +347,20 @@ class ImageFolder(EnvironmentDataModule):
         """Number of each environment's first file among those of all."""
         return [0, *np.cumsum([len(samples) for samples in self._samples]).tolist()]
 
-    # Problems
+    def _file_problems(self) -> list[Problem]:
+        return [
+            problem
+            for index, name in enumerate(self.environment_names)
+            for problem in file_problems(Listing(name, self.samples(index), self.readings(index)))
+        ]
 
-    def _count_problems(self) -> Iterator[Problem]:
-        for name, expected in self.expected_counts.items():
-            found = len(self._samples[self.environment_names.index(name)])
-            if found != expected:
-                yield Problem(
-                    "count", f"{name} has {found:,} images where {expected:,} are expected."
-                )
-        if self.class_count and len(self.class_names) != self.class_count:
-            yield Problem(
-                "count",
-                f"there are {len(self.class_names)} classes where {self.class_count} are expected.",
-            )
-
-    def _class_problems(self) -> Iterator[Problem]:
-        for name, samples in zip(self.environment_names, self._samples, strict=True):
-            counts = Counter(sample.label for sample in samples)
-            missing = [label for label in self.class_names if not counts[label]]
-            if missing:
-                yield Problem(
-                    "missing class",
-                    f"{name} has no images of {some(missing)}; other environments do, and the "
-                    "class keeps its number.",
-                )
-            lone = [label for label, count in counts.items() if count == 1]
-            if lone:
-                yield Problem(
-                    "lone image",
-                    f"{name} has a single image of {some(lone)}: it stands in one split, and the "
-                    "other has none.",
-                )
-
-    def _file_problems(self) -> Iterator[Problem]:
-        for index, name in enumerate(self.environment_names):
-            pairs = list(zip(self.samples(index), self.readings(index), strict=True))
-            unreadable = [(s.path, r.error) for s, r in pairs if r.error]
-            if unreadable:
-                listed = some([f"{path} ({error})" for path, error in unreadable])
-                yield Problem(
-                    "unreadable image",
-                    f"{name} has {len(unreadable)} files that cannot be read as images: {listed}.",
-                    tuple(path for path, _ in unreadable),
-                    spoils=True,
-                )
-            truncated = [s for s, r in pairs if r.truncated and not r.error]
-            if truncated:
-                yield Problem(
-                    "truncated image",
-                    f"{name} has {len(truncated)} files whose ends are missing and show grey: "
-                    f"{some([sample.name for sample in truncated])}.",
-                    tuple(sample.path for sample in truncated),
-                )
-
-    def _duplicates(self) -> Iterator[Problem]:
-        """Files of the same content in more than one split, of one environment or of several."""
-        where: dict[str, dict[str, Sample]] = defaultdict(dict)
+    def _splits(self) -> Iterator[Listing]:
         for index, name in enumerate(self.environment_names):
             samples, readings = self.samples(index), self.readings(index)
             for split, indices in zip(SPLITS, self.split(index), strict=True):
-                for number in indices.tolist():
-                    copies = where[readings[number].sha256]
-                    copies.setdefault(f"{name}/{split}", samples[number])
-        shared: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
-        for sha256, copies in where.items():
-            if sha256 and len(copies) > 1:
-                shared[tuple(copies)] += copies.values()
-        for splits, samples in shared.items():
-            yield Problem(
-                "duplicate",
-                f"{len(samples) // len(splits)} images stand in each of {', '.join(splits)}, byte "
-                f"for byte: {some([sample.name for sample in samples])}.",
-                tuple(sample.path for sample in samples),
-                spoils=True,
-            )
+                numbers = indices.tolist()
+                own = [samples[number] for number in numbers]
+                yield Listing(f"{name}/{split}", own, [readings[number] for number in numbers])
 
 
 def as_name(kind: str, text: str) -> str:
@@ -453,90 +379,3 @@ def as_name(kind: str, text: str) -> str:
 def _normalised(name: str) -> str:
     """Write a folder's name so that case, spaces and hyphens do not tell two apart."""
     return re.sub(r"[\s_-]+", "_", name).lower()
-
-
-def some(things: Sequence[object]) -> str:
-    """Name a few things, and how many more there are; bytes that are no text as such.
-
-    >>> some(range(8))
-    '0, 1, 2, 3, 4 and 3 more'
-    """
-    named = ", ".join(map(str, things[:_NAMED])).encode(errors="backslashreplace").decode()
-    more = len(things) - _NAMED
-    return f"{named} and {more} more" if more > 0 else named
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, in order of names, without what is hidden."""
-    try:
-        with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith((".", "__"))]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    return sorted(shown, key=lambda entry: entry.name)
-
-
-def _unreadable(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        f"the folder {folder} cannot be read ({error.strerror}). Give access to it, or name "
-        "another with --data.root"
-    )
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Sub-folders of a folder, in order."""
-    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _with_images(folder: Path) -> list[Path]:
-    """Sub-folders that hold sub-folders that hold images, at any depth; no link back up."""
-    return [
-        environment
-        for environment in _folders(folder)
-        if not folder.resolve().is_relative_to(environment.resolve())
-        and any(next(_images_below(label), None) for label in _folders(environment))
-    ]
-
-
-def _samples_of(environment: Path) -> Iterator[Sample]:
-    """The images of an environment, class by class."""
-    for folder in _folders(environment):
-        found = sorted(_images_below(folder), key=lambda path: path.as_posix())
-        for path in found:
-            yield Sample(path, path.relative_to(environment).as_posix(), folder.name)
-
-
-def _images_below(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
-    """Image files below a class's folder, each folder gone through once.
-
-    A link back up, to the environment or the root, leads to other classes' images: not followed.
-    """
-    if seen is None:
-        seen = {_identity(folder.parent), _identity(folder.parent.parent)}
-    identity = _identity(folder)
-    if identity in seen:
-        return
-    seen.add(identity)
-    for entry in _entries(folder):
-        if _is_folder(entry):
-            yield from _images_below(Path(entry.path), seen)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield Path(entry.path)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """What two paths of one folder have in common."""
-    try:
-        state = folder.stat()
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    return state.st_dev, state.st_ino

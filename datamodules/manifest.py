@@ -11,7 +11,8 @@ from typing import Any
 
 from datamodules.environments import Split
 from datamodules.errors import DataError
-from datamodules.image_folder import ImageFolder, Sample, as_name
+from datamodules.image_folder import ImageFolder, as_name
+from datamodules.samples import Sample
 
 # What a `split` column may say; "test" is no part of training data, so it is not here.
 _SPLITS: dict[str, Split] = {

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import DataError
-from datamodules.image_folder import ImageFolder, some
+from datamodules.image_folder import ImageFolder
+from datamodules.problems import some
 
 Splits = Literal["random", "official"]
 # The official lists of each environment's training and validation images.
