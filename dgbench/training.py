@@ -48,7 +48,8 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
 
     Raises:
         UsageError: for settings that fit no data set or algorithm, an interrupted run that is
-            neither resumed nor forced, and a folder that cannot be written.
+            neither resumed nor forced, a finished one on other data, and a folder that cannot be
+            written.
         ClaimedError: when another process trains it.
         Interrupted: when a signal stopped it; the record is ready to be resumed.
     """
@@ -57,6 +58,7 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     folder = folder_of(settings, data)
     if (folder / records.DONE_FILE).exists() and not settings.force:
         finished = records.read_run(folder)
+        _require_same_data(finished, settings, data)
         if settings.save_predictions:
             _require_predictions(finished)
         return finished
@@ -68,6 +70,22 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
                 algorithm = build_algorithm(settings, data)
                 _train(settings, data, algorithm, deciding, folder, checkpoint, claim, console)
     return records.read_run(folder)
+
+
+def _require_same_data(
+    finished: records.Run, settings: Settings, data: EnvironmentDataModule
+) -> None:
+    """Refuses a finished run of these settings on a folder that holds other data than this one."""
+    here = settings.locations()
+    if not here or finished.run["provenance"].get("locations") == here:
+        return
+    data.setup()
+    if data.fingerprint != finished.run["data_fingerprint"]:
+        raise UsageError(
+            f"{finished.folder} is a finished run of these settings on other data; its run.json "
+            "says where they were, which is no setting. Name another --out for these data, or "
+            "--force to replace it."
+        )
 
 
 def _require_predictions(finished: records.Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_other_counts_than_the_presets_are_warned_of_recorded_and_have_tables_of
     titles = [title(section) for section in sections if section.key.rule == "train_val"]
     said = "sketch has 10 images where 3,929 are expected."
     assert sorted(text.count(said) for text in titles) == [0, 1]
+
+
+def test_a_finished_run_is_not_that_of_another_folder_with_other_images(tmp_path):
+    """Where a folder is decides no number, so runs on both have one identity."""
+    kinds = ("dog", "house")
+    tree = make_tree(tmp_path / "a" / "PACS", PACS.environment_names, kinds, images=2)
+    run, _ = fit(tmp_path / "out", tree, "--network.width", 8)
+    moved = shutil.copytree(tree, tmp_path / "b" / "PACS")
+    assert fit(tmp_path / "out", moved, "--network.width", 8)[0].checks == run.checks
+    other = make_tree(tmp_path / "c" / "PACS", PACS.environment_names, kinds[::-1], images=2)
+    call = ["fit", "--algo", "erm", "--dataset", "pacs", "--test-env", "S", *SMALL]
+    place = ("--data.root", other, "--data.cache", "off", "--out", tmp_path / "out")
+    code, _, errors = command(*call, *place, "--network.width", 8)
+    assert code == 2
+    assert f"{run.folder} is a finished run of these settings on other data" in errors
+    assert "Name another --out" in errors
 
 
 @pytest.mark.slow
