@@ -128,6 +128,8 @@ def show(console: Console, result: ICPResult, target: str, columns: Columns) -> 
     ):
         console.print(escape(line), highlight=False)
     console.print(_variables(result))
+    if result.intervals is None and result.accepted_sets:
+        console.print("No intervals: the test fits no coefficient of its own to each variable.")
     console.print(escape(_accepted(result)), highlight=False)
     if result.screened_out:
         console.print(escape(f"Screened out: {_listed(result.screened_out)}."), highlight=False)

@@ -136,6 +136,7 @@ def test_a_data_sets_views_are_tested_as_groups_on_independent_rows(tmp_path):
     code, shown, errors = command("icp", "--dataset", "colored_mnist", *options)
     assert code == 0, errors
     assert "2668 rows in 2" in shown
+    assert "No intervals: the test fits no coefficient" in shown
     found = json.loads((tmp_path / "icp.json").read_text())
     accepted = [one["variables"] for one in found["sets"] if one["accepted"]]
     assert accepted == [[], ["shape"]]
