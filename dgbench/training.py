@@ -58,7 +58,7 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     folder = folder_of(settings, data)
     if (folder / records.DONE_FILE).exists() and not settings.force:
         finished = records.read_run(folder)
-        _require_same_data(finished, settings, data)
+        require_same_data(finished, settings, data)
         if settings.save_predictions:
             _require_predictions(finished)
         return finished
@@ -72,10 +72,19 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     return records.read_run(folder)
 
 
-def _require_same_data(
+def require_same_data(
     finished: records.Run, settings: Settings, data: EnvironmentDataModule
 ) -> None:
-    """Refuses a finished run of these settings on a folder that holds other data than this one."""
+    """Refuses a finished run of these settings on a folder that holds other data than this one.
+
+    Args:
+        finished: the record that these settings have.
+        settings: the resolved run.
+        data: its data set, loaded if the record's was elsewhere.
+
+    Raises:
+        UsageError: when the fingerprints differ.
+    """
     here = settings.locations()
     if not here or finished.run["provenance"].get("locations") == here:
         return

@@ -31,6 +31,7 @@ from dgbench.training import (
     folder_of,
     new_record,
     prepare,
+    require_same_data,
     signals_asking,
 )
 from leaderboard import records
@@ -66,7 +67,8 @@ def run_stacked(runs: Sequence[Settings]) -> list[records.Run]:
         The finished records, in order.
 
     Raises:
-        UsageError: when they cannot be stacked, for a reason that is named.
+        UsageError: when they cannot be stacked, for a reason that is named, or one is finished on
+            other data.
         ClaimedError: when another process trains one of them, after the others are finished.
         Interrupted: when a signal stopped them; the same call goes on from there.
     """
@@ -74,6 +76,9 @@ def run_stacked(runs: Sequence[Settings]) -> list[records.Run]:
     if reason is not None:
         raise UsageError(f"These runs cannot be stacked: {reason}.")
     trials = _trials(runs)
+    for trial in trials:
+        if trial.finished:
+            require_same_data(records.read_run(trial.folder), trial.settings, trial.own)
     with contextlib.ExitStack() as held:
         waiting, claims, elsewhere = _claim([t for t in trials if not t.finished], held)
         fresh = runs[0].force

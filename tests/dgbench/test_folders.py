@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from datamodules.pacs import PACS
+from dgbench.errors import UsageError
+from dgbench.settings import resolve_arguments
+from dgbench.stacked.training import run_stacked
 from leaderboard.filling import make_board
 from leaderboard.frame import from_run
 from leaderboard.records import Run, read_run
@@ -57,12 +61,15 @@ def test_a_finished_run_is_not_that_of_another_folder_with_other_images(tmp_path
     moved = shutil.copytree(tree, tmp_path / "b" / "PACS")
     assert fit(tmp_path / "out", moved, "--network.width", 8)[0].checks == run.checks
     other = make_tree(tmp_path / "c" / "PACS", PACS.environment_names, kinds[::-1], images=2)
-    call = ["fit", "--algo", "erm", "--dataset", "pacs", "--test-env", "S", *SMALL]
-    place = ("--data.root", other, "--data.cache", "off", "--out", tmp_path / "out")
-    code, _, errors = command(*call, *place, "--network.width", 8)
+    call = ["--algo", "erm", "--dataset", "pacs", "--test-env", "S", "--network.width", 8, *SMALL]
+    call += ["--data.root", other, "--data.cache", "off", "--out", tmp_path / "out"]
+    code, _, errors = command("fit", *call)
     assert code == 2
     assert f"{run.folder} is a finished run of these settings on other data" in errors
     assert "Name another --out" in errors
+    settings = resolve_arguments(list(map(str, call)))
+    with pytest.raises(UsageError, match="on other data"):
+        run_stacked([settings, replace(settings, trial_seed=1)])
 
 
 @pytest.mark.slow
