@@ -694,7 +694,7 @@ def _overall_table(key: OverallKey, sections: Sequence[Section]) -> Overall:
     names = list(complete)
     return Overall(
         key=key,
-        datasets=tuple(section.key.dataset for section in sections),
+        datasets=_told_apart([section.key for section in sections]),
         rows=tuple(
             OverallRow(
                 label, cells[label], mean_of_means(complete.get(label, [])), ranks.get(label)
@@ -704,6 +704,21 @@ def _overall_table(key: OverallKey, sections: Sequence[Section]) -> Overall:
         friedman=test,
         not_different=tuple(tuple(names[i] for i in group) for group in groups),
     )
+
+
+def _told_apart(keys: Sequence[SectionKey]) -> tuple[str, ...]:
+    """Names of data sets, and of those that share a name the options in which they differ."""
+    options = [_flat(json.loads(key.data)) for key in keys]
+    names = []
+    for key, own in zip(keys, options, strict=True):
+        alike = [o for other, o in zip(keys, options, strict=True) if other.dataset == key.dataset]
+        notes = [
+            f"{name}={own.get(name, 'unset')}"
+            for name in sorted(set().union(*alike))
+            if len({each.get(name) for each in alike}) > 1
+        ]
+        names.append(f"{key.dataset} ({', '.join(notes)})" if notes else key.dataset)
+    return tuple(names)
 
 
 def _score(row: Row) -> Summary | None:

@@ -149,16 +149,23 @@ def test_folders_of_other_environments_never_share_a_table(tmp_path: Path) -> No
             )
             check = make_check(100, {f"{test}/main": len(names) / 10 + trial / 100})
             write_run(tmp_path, settings, [check], names=names)
+    colored_run(tmp_path, "erm", "-90%", 0, 0.5)
     board = load_board([tmp_path], "last")
     assert board.left_out == ()
-    for section, count in zip(board.sections, (4, 3), strict=True):
+    (overall,) = board.overall
+    assert overall.datasets == (
+        "colored_mnist",
+        'image_folder (environments=["a","b","c","d"])',
+        'image_folder (environments=["a","b","c"])',
+    )
+    for section, count in zip(board.sections[1:], (4, 3), strict=True):
         (row,) = section.rows
         assert len(row.cells) == len(section.environments) == count
         accuracies = [cell.accuracy and cell.accuracy.mean for cell in row.cells]
         assert accuracies == pytest.approx([count / 10 + 0.005] * count)
         assert len(unpack(pack(board, [(0, section)]))["runs"]) == 2 * count
     titles = {title(section) for section in board.sections}
-    assert len(titles) == 2
+    assert len(titles) == 3
     assert any('environments=["a", "b", "c"],' in each for each in titles)
 
 
