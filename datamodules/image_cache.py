@@ -106,6 +106,9 @@ class ImageCache:
         try:
             content = json.loads((self._home / INDEX_FILE).read_bytes())
             readings = [Reading(*values) for values in content["readings"]]
+            if not all(reading.sha256 for reading in readings):
+                # A file was missing or closed: giving access to it changes no stamp.
+                return None
             if self.keep_pixels:
                 shape = np.load(self._pixel_file(stamps), mmap_mode="r").shape
                 if shape != self.shape:
@@ -128,7 +131,7 @@ class ImageCache:
                     readings = self._write(stamps, size)
         except OSError as error:
             raise DataError(
-                f"the cache of decoded images, {size / 1e9:.2f} GB, cannot be written to "
+                f"the cache of decoded images, {_size(size)}, cannot be written to "
                 f"{self._home} ({error.strerror or error}). Make room there, name another folder "
                 "with --data.cache, or decode anew at each step with --data.cache off"
             ) from error
@@ -138,8 +141,8 @@ class ImageCache:
         free = shutil.disk_usage(self._home).free
         if size > free:
             raise DataError(
-                f"the cache of {len(self.files):,} decoded images takes {size / 1e9:.2f} GB and "
-                f"{self._home} has {free / 1e9:.2f} GB free. Make room there, name another folder "
+                f"the cache of {len(self.files):,} decoded images takes {_size(size)} and "
+                f"{self._home} has {_size(free)} free. Make room there, name another folder "
                 "with --data.cache, or decode anew at each step with --data.cache off"
             )
 
@@ -147,7 +150,7 @@ class ImageCache:
         what = (
             f"{self.name}: reading {len(self.files):,} images at {self.decoder.image_size} pixels"
         )
-        self.say(f"{what}, once; {size / 1e9:.2f} GB in {self._home}")
+        self.say(f"{what}, once; {_size(size)} in {self._home}")
         started = time.monotonic()
         for left_over in self._home.glob("*.tmp"):
             left_over.unlink()
@@ -204,6 +207,15 @@ class ImageCache:
         # They go when they have been idle for so many seconds: training needs the memory.
         parts = joblib.Parallel(processes, batch_size=1, max_nbytes=None, idle_worker_timeout=10)
         return list(chain.from_iterable(parts(tasks)))
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes for people.
+
+    >>> _size(10_321_920), _size(1_505_280_000)
+    ('10.3 MB', '1.51 GB')
+    """
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
 class _MappedPixels:
