@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 Truncated = Literal["refuse", "load"]
 
@@ -143,9 +143,12 @@ class Decoder:
                 image.load()
                 shown = displayed(image)
             scaled = shown.convert("RGB").resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
+        except UnidentifiedImageError:
+            # Pillow's message names an address in memory.
+            return Decoded(Reading(sha256, error="it is no image that Pillow knows"), nothing)
         except Exception as error:
             # Pillow raises whatever a damaged file leads to: there is no narrower class.
-            reason = " ".join(str(error).replace(repr(content), "").split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             return Decoded(Reading(sha256, error=reason, truncated="truncated" in reason), nothing)
         reading = Reading(sha256, shown.height, shown.width, mode)
         return Decoded(reading, np.asarray(scaled).transpose(2, 0, 1))

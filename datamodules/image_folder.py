@@ -271,12 +271,17 @@ class ImageFolder(EnvironmentDataModule):
                     return found
                 best = max(best, found, key=len)
         lacking = [name for name in self.environment_spellings if name not in best]
-        there = f" Found {', '.join(map(str, best.values()))}, but not {lacking}." if best else ""
+        there = f" Found {_listed(list(best.values()))}, but not {lacking}." if best else ""
+        if self.root is None:
+            where = f"folders called {' or '.join(self.tree_names)} in {_listed(places(None))}"
+        else:
+            where = _listed(looked)
         spellings = "; ".join(" or ".join(names) for names in self.environment_spellings.values())
         raise DataError(
-            f"{type(self).__name__} is not there: looked in {', '.join(map(str, looked))} for "
+            f"{type(self).__name__} is not there: looked in {where} for "
             f"sub-folders {spellings} (case, spaces and hyphens do not matter).{there} Name the "
-            f"folder that holds them, or its parent, with --data.root. {self.obtained_from}"
+            f"folder that holds them, or its parent, with --data.root. {self.obtained_from} "
+            f"Licence: {self.licence}."
         )
 
     def _candidates(self, place: Path) -> Iterator[Path]:
@@ -374,6 +379,10 @@ def as_name(kind: str, text: str) -> str:
     ('hospital_3', 'north')
     """
     return f"{kind}_{text}" if re.fullmatch(r"-?\d+", text) else text
+
+
+def _listed(folders: Sequence[Path]) -> str:
+    return ", ".join(map(str, folders))
 
 
 def _normalised(name: str) -> str:

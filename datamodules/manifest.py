@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,8 +103,19 @@ class Manifest(ImageFolder):
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines:
                 reader = csv.DictReader(lines, strict=True)
-                columns = list(reader.fieldnames or [])
+                columns = [name.strip() for name in reader.fieldnames or []]
+                reader.fieldnames = columns
                 lacking = [name for name in needed if name not in columns]
+                if not columns:
+                    raise DataError(
+                        f"{file} is empty; its first line names the columns "
+                        f"{', '.join(needed)} and maybe split, and the others are images"
+                    )
+                if len(columns) == 1 and re.search(r"[;\t]", columns[0]):
+                    raise DataError(
+                        f"{file} has one column, {columns[0]!r}; put commas between values, in "
+                        "place of semicolons or tabs"
+                    )
                 if lacking:
                     raise DataError(
                         f"{file} has the columns {columns} and lacks {lacking}; rename them, or "

@@ -104,14 +104,14 @@ def file_problems(environment: Listing) -> list[Problem]:
     found = []
     if unreadable:
         message = (
-            f"{environment.name} has {len(unreadable)} files that cannot be read as images: "
+            f"{environment.name} has {_counted(unreadable, 'file')} that cannot be read as images: "
             f"{some([f'{path} ({error})' for path, error in unreadable])}."
         )
         files = tuple(path for path, _ in unreadable)
         found.append(Problem("unreadable image", message, files, spoils=True))
     if truncated:
         message = (
-            f"{environment.name} has {len(truncated)} files whose ends are missing and show grey: "
+            f"{environment.name} has {_counted(truncated, 'file')} with a missing end, shown grey: "
             f"{some([sample.name for sample in truncated])}."
         )
         files = tuple(sample.path for sample in truncated)
@@ -132,11 +132,15 @@ def duplicates(splits: Iterable[Listing]) -> Iterator[Problem]:
     for names, samples in shared.items():
         yield Problem(
             "duplicate",
-            f"{len(samples) // len(names)} images stand in each of {', '.join(names)}, byte for "
-            f"byte: {some([sample.name for sample in samples])}.",
+            f"{', '.join(names)} share {_counted(samples[:: len(names)], 'image')}, byte for byte: "
+            f"{some([sample.name for sample in samples])}.",
             tuple(sample.path for sample in samples),
             spoils=True,
         )
+
+
+def _counted(things: Sequence[object], what: str) -> str:
+    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
 
 
 def some(things: Sequence[object]) -> str:

@@ -196,8 +196,8 @@ def _read_state(weights: str) -> dict[str, Tensor]:
     try:
         content = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch.load raises whatever the damage leads to: there is no narrower class.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch.load raises whatever the damage leads to, and speaks of its own options.
+        reason = "it is no file of torch.save, is damaged, or holds more than tensors"
         raise UsageError(
             f"network.weights {weights} cannot be read as a state dict ({reason}). Give a file "
             "that torch.save wrote of one."

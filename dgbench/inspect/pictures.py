@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -56,8 +57,11 @@ def draw(data: EnvironmentDataModule, found: Survey, folder: Path) -> list[Path]
         figures["images.png"] = _grid(data)
         if found.exact or found.near:
             figures["duplicates.png"] = _duplicates(data, (*found.exact, *found.near))
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=_DOTS_PER_INCH)
+    with warnings.catch_warnings():
+        # What matplotlib's font lacks of a name shows as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        for name, figure in figures.items():
+            figure.savefig(folder / name, dpi=_DOTS_PER_INCH)
     return [folder / name for name in figures]
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from datamodules.errors import DataError
 from datamodules.image_folder import ImageFolder
 from datamodules.streams import TrainingStream
+from datamodules.vlcs import VLCS
 from tests.folders import CLASSES, image, make_tree
 
 SIZE = 16
@@ -109,6 +110,22 @@ def test_classes_are_matched_by_name_and_a_missing_one_is_reported(tmp_path):
     assert any("forest" in p.message and "cat" in p.message for p in data.problems())
 
 
+def test_a_known_set_that_is_not_there_says_what_was_looked_for_and_on_what_terms_it_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DGBENCH_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="folders called VLCS in ") as refused:
+        VLCS(test_envs=[0])
+    told = str(refused.value)
+    assert all(part in told for part in (str(tmp_path), "VOC2007 or VOC", VLCS.obtained_from))
+    assert told.endswith(f"Licence: {VLCS.licence}.")
+    make_tree(tmp_path / "VLCS", ["Caltech101", "LabelMe", "SUN09"])
+    with pytest.raises(DataError, match=r"Found .*SUN09, but not \['voc2007'\]"):
+        VLCS(test_envs=[0])
+    with pytest.raises(DataError, match=f"looked in {tmp_path / 'nowhere'} for"):
+        VLCS(root=str(tmp_path / "nowhere"), test_envs=[0])
+
+
 def test_loops_of_links_and_hidden_files_are_no_images(tmp_path):
     root = make_tree(tmp_path / "images")
     for loop, target in (("again", root / "sea"), ("top", root), ("self", root / "sea/owl/self")):
@@ -199,5 +216,5 @@ def test_a_folder_without_access_is_named(closed, mode):
 def test_a_file_that_is_no_image_is_named_and_nothing_is_trained(content, tmp_path):
     root = make_tree(tmp_path / "images")
     (root / "sea" / "owl" / "bad.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"sea has 1 files that cannot be read.*bad\.png"):
+    with pytest.raises(DataError, match=r"sea has 1 file that cannot be read.*bad\.png"):
         make(root)

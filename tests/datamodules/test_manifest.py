@@ -114,8 +114,9 @@ def test_what_is_no_such_table_is_refused_with_its_line(change, message, tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"has the columns \[\] and lacks"),
-        (b"path;label;environment\na.png;x;y\n", r"has the columns \['path;label;environment'\]"),
+        (b"", "is empty; its first line names the columns path, label, environment"),
+        (b"path;label;environment\na.png;x;y\n", "one column, 'path;label;env.*; put commas"),
+        (b"path\tlabel\tenvironment\na.png\tx\ty\n", "put commas between values"),
         (b"path,label,environment\na, b.png,x,y\n", "line 2, has more values than there are col"),
         (b"path,label,environment\n\xff\xfe,x,y\n", "cannot be read as a CSV file in UTF-8"),
         (b'path,label,environment\n"a.png,x,y\n', "cannot be read as a CSV file"),
@@ -139,6 +140,13 @@ def test_a_table_of_a_spreadsheet_begins_with_a_mark_that_is_no_name(tmp_path):
     file = write_manifest(tmp_path / "a.csv", rows_of(tmp_path))
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert len(make(file).environment_names) == 3
+
+
+def test_spaces_around_values_and_names_of_columns_are_none_of_them(tmp_path):
+    spaced = [{f" {k}": f" {v} " for k, v in row.items()} for row in rows_of(tmp_path)]
+    assert make(write_manifest(tmp_path / "a.csv", spaced)).fingerprint == (
+        make(write_manifest(tmp_path / "b.csv", rows_of(tmp_path))).fingerprint
+    )
 
 
 def test_copies_under_two_names_in_two_splits_spoil_a_benchmark(tmp_path):
