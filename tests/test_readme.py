@@ -18,6 +18,7 @@ from dgbench import catalogue
 from dgbench.sweep import cost
 from dgbench.sweep.measuring import measure
 from tests.dgbench.tiny import DATA, TINY, command
+from tests.folders import make_tree, write_manifest
 
 README = Path(__file__).parent.parent / "README.md"
 TABLES = {
@@ -71,15 +72,23 @@ def tiny(arguments: list[str]) -> list[str]:
         return [*arguments, "--trials", "1", "--test-envs", "2", "--jobs", "1", *BUDGET]
     if arguments[0] != "fit":
         return arguments
-    return [*arguments, *(TINY if "rotated_mnist" not in arguments else BUDGET)]
+    return [*arguments, *(BUDGET if "--dataset" in arguments else TINY)]
 
 
 def test_its_commands_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # decoded images are kept there
     # In this process: another one would import torch for it.
     monkeypatch.setattr(cost, "measured_here", lambda *_: lambda runs: list(map(measure, runs)))
     assert len(commands()) >= 6
     exec(next(block for block in blocks("python") if "farms.csv" in block), {})
+    photos = make_tree(tmp_path / "photos", ("dawn", "day", "night"))
+    hospitals = {"dawn": "3", "day": "12", "night": "north"}
+    rows = [
+        {"path": str(path), "label": path.parts[-2], "hospital": hospitals[path.parts[-3]]}
+        for path in photos.glob("*/*/*.png")
+    ]
+    write_manifest(tmp_path / "scans.csv", rows)
     for arguments in commands():
         if "--trainer.devices" in arguments or "publish" in arguments:
             # Lightning starts the program anew: tested as one, below. W&B's service takes ten
