@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.image_folder import ImageFolder
+from datamodules.manifest import Manifest
+from datamodules.samples import folders
 
 
 def path_of(data: EnvironmentDataModule, environment: int, sample: int) -> Path | None:
@@ -50,23 +51,26 @@ def terms(data: EnvironmentDataModule) -> dict[str, str]:
 
 
 def empty_folders(data: EnvironmentDataModule) -> list[Path]:
-    """Folders that stand where classes do and hold no images.
+    """Folders that stand where environments or classes do and hold no images.
 
     Args:
-        data: the data set.
+        data: the data set; a table says where its images are, so it has none.
     """
-    if not isinstance(data, ImageFolder):
+    if not isinstance(data, ImageFolder) or isinstance(data, Manifest):
         return []
-    empty = []
+    homes: dict[Path, set[str]] = {}
     for index in range(len(data.environment_names)):
         samples = data.samples(index)
-        known = {sample.label for sample in samples}
-        if samples[0].path.as_posix().endswith(f"/{samples[0].label}/{samples[0].path.name}"):
-            home = Path(samples[0].path.as_posix().removesuffix(samples[0].name))
-            with os.scandir(home) as entries:
-                empty += [
-                    Path(entry.path)
-                    for entry in entries
-                    if entry.is_dir() and entry.name not in known and entry.name[0] not in "._"
-                ]
+        home = Path(samples[0].path.as_posix().removesuffix(samples[0].name))
+        homes[home] = {sample.label for sample in samples}
+    empty = [
+        folder
+        for home, known in homes.items()
+        for folder in folders(home)
+        if folder.name not in known
+    ]
+    if not data.environment_spellings:
+        # Beside the environments of a known data set other things may stand, such as lists.
+        tree = next(iter(homes)).parent
+        empty += [folder for folder in folders(tree) if folder not in homes]
     return sorted(empty)

@@ -170,7 +170,7 @@ def _source_problems(data: EnvironmentDataModule) -> Iterator[Problem]:
         yield Problem(found.kind, found.spoils, found.message, len(found.files), where)
     empty = files.empty_folders(data)
     if empty:
-        message = "These folders of classes hold no images. Fill them, or take them away."
+        message = "These folders hold no images. Fill them, or take them away."
         yield _problem("empty folder", False, message, [str(folder) for folder in empty])
 
 

@@ -16,12 +16,13 @@ from datamodules.base import EnvironmentDataModule
 from datamodules.colored_mnist import ColoredMNIST
 from datamodules.environments import EnvironmentData
 from datamodules.image_folder import ImageFolder
+from datamodules.manifest import Manifest
 from datamodules.pacs import PACS
 from datamodules.preprocessing import Preprocessing
 from dgbench.inspect.pictures import training_images
 from tests.dgbench.test_inspect_duplicates import pictures
 from tests.dgbench.tiny import DATA, command
-from tests.folders import make_tree
+from tests.folders import folder_options, make_tree
 
 SETS = "tests.dgbench.test_inspect"
 
@@ -124,16 +125,27 @@ def test_a_folder_shows_its_files_and_what_is_wrong_with_them(tmp_path):
     tree = make_tree(tmp_path / "tree", size=(40, 30))
     shutil.copy(tree / "desert/cat/0.png", tree / "sea/cat/copy.png")
     (tree / "sea" / "wolf").mkdir()
+    (tree / "tundra" / "cat").mkdir(parents=True)
+    (tree / "desert" / "cat" / "first").mkdir()
+    (tree / "desert" / "cat" / "0.png").rename(tree / "desert" / "cat" / "first" / "0.png")
     options = ("--data.root", tree, "--data.image_size", 32, "--data.cache", tmp_path / "cache")
     code, document = inspected(tmp_path, "--dataset", "image_folder", *options)
     found = {problem["kind"]: problem for problem in document["problems"]}
     assert code == 1
     assert document["files"] == {"40 x 30 RGB": 46}
     (example,) = found["exact duplicates"]["examples"]
-    assert example.count("cat/0.png") == 1
+    assert example.count("cat/first/0.png") == 1
     assert example.count("sea/cat/copy.png") == 1
-    assert found["empty folder"]["examples"] == [str(tree / "sea" / "wolf")]
+    assert found["empty folder"]["examples"] == [str(tree / "sea/wolf"), str(tree / "tundra")]
     assert not found["empty folder"]["spoils"]
+
+
+def test_a_table_says_where_its_images_are_and_has_no_empty_folders(tmp_path):
+    options = folder_options("manifest", Manifest)
+    (Path(options["manifest"]).parent / "elsewhere").mkdir(exist_ok=True)
+    given = [str(part) for key, value in options.items() for part in (f"--data.{key}", value)]
+    _, document = inspected(tmp_path, "--dataset", "manifest", *given)
+    assert "empty folder" not in {problem["kind"] for problem in document["problems"]}
 
 
 def test_a_known_data_set_shows_its_terms_and_what_its_counts_should_be(tmp_path):
