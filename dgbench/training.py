@@ -48,8 +48,8 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
 
     Raises:
         UsageError: for settings that fit no data set or algorithm, an interrupted run that is
-            neither resumed nor forced, a finished one on other data, and a folder that cannot be
-            written.
+            neither resumed nor forced, a finished or resumed one on other data, and a folder that
+            cannot be written.
         ClaimedError: when another process trains it.
         Interrupted: when a signal stopped it; the record is ready to be resumed.
     """
@@ -94,6 +94,20 @@ def require_same_data(
             f"{finished.folder} is a finished run of these settings on other data; its run.json "
             "says where they were, which is no setting. Name another --out for these data, or "
             "--force to replace it."
+        )
+
+
+def _require_same_data_behind(
+    folder: Path, settings: Settings, data: EnvironmentDataModule
+) -> None:
+    """Refuses to go on with a checkpoint that was trained on other data than those loaded."""
+    # A longer run begins with the checkpoint of a shorter one, and has no record yet.
+    begun = folder if (folder / records.RUN_FILE).exists() else Path(settings.resume or folder)
+    if records.read_run(begun).run["data_fingerprint"] != data.fingerprint:
+        raise UsageError(
+            f"--resume {begun} goes on with a run as it was, but it was trained on other data: its "
+            "run.json says where they were. Bring them back, or start anew with --force in place "
+            "of --resume."
         )
 
 
@@ -220,6 +234,8 @@ def _train(
     console: Console | None,
 ) -> None:
     _read(data, console)
+    if checkpoint is not None:
+        _require_same_data_behind(folder, settings, data)
     record = new_record(settings, deciding, data, folder)
     recorder = Recorder(record)
     callbacks: list[pl.Callback] = [recorder]

@@ -14,7 +14,7 @@ from dgbench.settings import resolve_arguments
 from dgbench.stacked.training import run_stacked
 from leaderboard.filling import make_board
 from leaderboard.frame import from_run
-from leaderboard.records import Run, read_run
+from leaderboard.records import DONE_FILE, LAST_CHECKPOINT, Run, read_run
 from leaderboard.tables import title
 from tests.dgbench.tiny import command
 from tests.folders import make_tree
@@ -70,6 +70,13 @@ def test_a_finished_run_is_not_that_of_another_folder_with_other_images(tmp_path
     settings = resolve_arguments(list(map(str, call)))
     with pytest.raises(UsageError, match="on other data"):
         run_stacked([settings, replace(settings, trial_seed=1)])
+    checkpoint = (run.folder / LAST_CHECKPOINT).read_bytes()
+    (run.folder / DONE_FILE).unlink()  # as if it had been interrupted
+    for longer in ((), ("--steps", 2)):
+        code, _, errors = command("fit", *call, *longer, "--resume", run.folder)
+        assert (code, "it was trained on other data" in errors) == (2, True)
+    assert (run.folder / LAST_CHECKPOINT).read_bytes() == checkpoint
+    assert fit(tmp_path / "out", tree, "--network.width", 8, "--resume", run.folder)[0].done
 
 
 @pytest.mark.slow
