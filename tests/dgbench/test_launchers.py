@@ -78,9 +78,9 @@ def test_killed_a_sweep_does_what_is_missing_and_ends_in_the_same_bits(killed, s
     runs = planned(tmp_path / "runs")
     folders = [run.folder for run in runs]
     first = launcher(tmp_path / "runs", 2)
-    # Two are finished, two under way.
+    # Two are finished, two under way; in this order, for those under way may finish meanwhile.
     until(
-        lambda: training(runs) == 2 and [*map(state_of, folders)].count("finished") == 2,
+        lambda: [*map(state_of, folders)].count("finished") == 2 and training(runs) == 2,
         first,
     )
     if killed == "everything":
