@@ -16,6 +16,7 @@ not there. Locks, links and notifications, which NFS keeps for some clients alon
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -25,7 +26,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dgbench.errors import Interrupted, UsageError
 
@@ -91,11 +92,12 @@ class Claim:
         self._released.set()
         self._heart.join()
         if not self.lost:
-            path = _generation(self.path, -1)
-            while path.exists():
+            # The oldest first: `_acquire` relies on it.
+            path = _generation(self.path, 1 - _number(self.path))
+            while path != self.path:
                 path.unlink(missing_ok=True)
-                path = _generation(path, -1)
-            self.path.unlink(missing_ok=True)
+                path = _generation(path, +1)
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -144,8 +146,8 @@ def holder(folder: Path) -> str | None:
         folder: the run's folder.
     """
     path = _first(folder)
-    while path.exists():
-        if not _stale(path):
+    while (state := _state(path)) != "gone":
+        if state == "held":
             return _in_words(path)
         path = _generation(path, +1)
     return None
@@ -159,22 +161,21 @@ def _make(folder: Path) -> list[Path]:
 
 
 def _acquire(folder: Path) -> Path:
-    path = _first(folder)
-    while not _create(path):
-        if not _stale(path):
-            raise ClaimedError(
-                f"These settings are being trained right now by {_in_words(path)}, in {folder}. "
-                "Wait for it, or stop it and go on by --resume."
-            )
-        path = _generation(path, +1)
-    # A run that was finished and begun anew since the first look has an older generation again.
-    older = _generation(path, -1)
-    while older.exists():
-        if not _stale(older):
-            path.unlink(missing_ok=True)
-            raise ClaimedError(f"These settings are being trained right now, in {folder}.")
-        older = _generation(older, -1)
-    return path
+    while True:
+        path = _first(folder)
+        while not _create(path):
+            if _state(path) == "held":
+                raise ClaimedError(
+                    "These settings are being trained right now by "
+                    f"{_in_words(path)}, in {folder}. Wait for it, or stop it and go on by "
+                    "--resume."
+                )
+            path = _generation(path, +1)
+        # A later generation holds as long as the one before it lies there, dead. Where that was
+        # given back meanwhile, another process may claim the run by the first: it is begun anew.
+        if _number(path) == 1 or _state(_generation(path, -1)) == "stale":
+            return path
+        path.unlink(missing_ok=True)
 
 
 def _create(path: Path) -> bool:
@@ -200,26 +201,33 @@ def _first(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.claim-1")
 
 
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
 def _generation(path: Path, further: int) -> Path:
-    stem, _, number = path.name.rpartition("-")
-    return path.with_name(f"{stem}-{int(number) + further}")
+    return path.with_name(f"{path.name.rpartition('-')[0]}-{_number(path) + further}")
 
 
 def _run_of(path: Path) -> str:
     return path.name.removeprefix(".").partition(".claim-")[0]
 
 
-def _stale(path: Path) -> bool:
+def _state(path: Path) -> Literal["held", "stale", "gone"]:
     try:
-        owner = json.loads(path.read_text())
+        text = path.read_text()
         age = _now(path.parent) - path.stat().st_mtime
-    except FileNotFoundError:
-        return True
-    except ValueError:
-        owner, age = {}, _now(path.parent) - path.stat().st_mtime
-    if owner.get("machine") == _machine() and owner != _identity(owner["pid"]):
-        return True
-    return age > LEASE_SECONDS
+    except OSError as error:
+        # A file that is removed while it is open: over NFS its handle is stale.
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            return "gone"
+        raise
+    try:
+        owner = json.loads(text)
+    except ValueError:  # it is being written
+        owner = {}
+    dead = owner.get("machine") == _machine() and owner != _identity(owner["pid"])
+    return "stale" if dead or age > LEASE_SECONDS else "held"
 
 
 def _now(folder: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -126,6 +127,60 @@ def test_of_many_that_find_a_stale_claim_one_takes_it_over(folder):
         with ThreadPoolExecutor(8) as pool:
             winners = [each.result() for each in [pool.submit(contend) for _ in range(8)]]
         assert sum(winners) == 1, f"attempt {attempt}"
+
+
+@pytest.mark.parametrize("generations", [1, 2])
+def test_who_finds_a_claim_given_back_meanwhile_begins_anew(
+    folder, other, monkeypatch, generations
+):
+    """Else it would hold a later generation, and the next process the first: both would train."""
+    dead = subprocess.Popen(["sleep", "60"])
+    there = [claim_of(dead.pid, folder, 1), claim_of(other.pid, folder, generations)]
+    first, last = there[0], there[-1]
+    dead.kill()
+    dead.wait()
+    look, make = claims._state, claims._create
+
+    def give_back() -> None:
+        while there:
+            there.pop(0).unlink(missing_ok=True)
+
+    def state(path: Path) -> str:
+        if generations == 1 and path == last:
+            give_back()  # after it stood in the way, before it is looked at
+        return look(path)
+
+    def create(path: Path) -> bool:
+        if generations == 2 and path == last:
+            give_back()  # after the dead one before it was looked at
+        return make(path)
+
+    monkeypatch.setattr("dgbench.claims._state", state)
+    monkeypatch.setattr("dgbench.claims._create", create)
+    with claimed(folder) as claim:
+        assert claim is not None
+        assert claim.path == first
+        assert [path.name for path in folder.parent.glob(".*")] == [claim.path.name]
+        assert holder(folder) is not None
+        with pytest.raises(ClaimedError), claimed(folder):
+            pass
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_handle_that_went_stale_is_a_claim_that_was_given_back(folder, other, monkeypatch):
+    path = claim_of(other.pid, folder)
+    read = Path.read_text
+
+    def stale(self: Path, *arguments: object) -> str:
+        if self == path and path.exists():
+            path.unlink()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    with claimed(folder) as claim:
+        assert claim is not None
+        assert claim.path == path
 
 
 def test_a_heartbeat_keeps_a_claim_alive(folder, monkeypatch):
