@@ -19,8 +19,9 @@ import numpy as np
 import orjson
 
 from leaderboard.errors import RecordError
-from leaderboard.frame import METRICS, UNKNOWN_COUNT, Checks, Record, positions, record, split_run
+from leaderboard.frame import METRICS, UNKNOWN_COUNT, Checks, Record, positions, record
 from leaderboard.records import EnvironmentRecord, RunJson, canonical_json
+from leaderboard.shared_settings import split_run
 
 RESULTS_FILE = "results.jsonl"
 DONE_FILE = "done"

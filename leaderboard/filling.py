@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from leaderboard.board import (
@@ -47,6 +48,9 @@ MOST_COMMANDS = 50
 """Commands that fill a trial: of thousands of environments leave_one_out needs a run for each."""
 
 _MOST_NAMED = 6  # environments in the title of a table
+# What runs share with others of their tables, whatever they search and select by.
+_SHARED = ("dataset", "protocol", "backbone", "source", "task", "data", "origin")
+_shared = attrgetter(*_SHARED)
 
 _NO_MEASURE = Measure(None, None, None, None)
 _T = TypeVar("_T")
@@ -166,16 +170,20 @@ def _tables(
                 members += [r for r in group if r.draw == 0 and (r.algorithm, r.searched) in drawn]
             for rule in rules:
                 if not (search and rule == "last"):
-                    yield SectionKey(**shared._asdict(), search=search, rule=rule), members
+                    yield SectionKey(**shared, search=search, rule=rule), members
 
 
-def _of_same_environments(records: Iterable[Record]) -> Iterator[tuple[_Shared, list[Record]]]:
-    for shared, group in _grouped(records, _shared).items():
+def _of_same_environments(
+    records: Iterable[Record],
+) -> Iterator[tuple[dict[str, Any], list[Record]]]:
+    keys = _grouped(records, lambda record: (*_shared(record), len(record.test)))
+    for (*values, held_out), group in keys.items():
+        shared = dict(zip(_SHARED, values, strict=True)) | {"held_out": held_out}
         lists = _grouped(group, lambda record: record.environments)
         for environments, own in lists.items():
             several = len(lists) > 1
-            data = with_environments(shared.data, environments) if several else shared.data
-            yield shared._replace(data=data), own
+            data = shared["data"]
+            yield shared | {"data": with_environments(data, environments) if several else data}, own
 
 
 def with_environments(data: str, environments: Sequence[str]) -> str:
@@ -190,32 +198,6 @@ def with_environments(data: str, environments: Sequence[str]) -> str:
         digest = hashlib.sha256(canonical_json(names).encode()).hexdigest()[:8]
         names = [*names[:_MOST_NAMED], f"and {len(names) - _MOST_NAMED} more, {digest}"]
     return canonical_json({**json.loads(data), "environments": names})
-
-
-class _Shared(NamedTuple):
-    """What runs share with others of their tables, whatever they search and select by."""
-
-    dataset: str
-    protocol: str
-    backbone: str
-    source: str
-    task: str
-    data: str
-    held_out: int
-    origin: str
-
-
-def _shared(record: Record) -> _Shared:
-    return _Shared(
-        record.dataset,
-        record.protocol,
-        record.backbone,
-        record.source,
-        record.task,
-        record.data,
-        len(record.test),
-        record.origin,
-    )
 
 
 def _row_groups(records: Sequence[Record], rule: SelectionRule) -> list[_Group]:

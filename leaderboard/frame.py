@@ -8,15 +8,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.records import (
@@ -30,16 +27,20 @@ from leaderboard.records import (
     State,
     canonical_json,
 )
+from leaderboard.shared_settings import (
+    canonical,
+    content_of,
+    identity,
+    join_run,
+    roles_of,
+    shared,
+    split_run,
+)
 
 METRICS = ("accuracy", "nll", "brier", "ece")
 UNKNOWN_COUNT = -1
 
 Origin = Literal["dgbench", "DomainBed"]
-
-# Settings of the data that say how batches are drawn, not what the data set is.
-BATCH_OPTIONS = {"batch_size", "sampling"}
-# Settings that runs of one row may differ in.
-_OF_A_TRIAL = ("trial_seed", "data_seed", "test_env", "train_env")
 
 
 class LeftOut(NamedTuple):
@@ -312,23 +313,6 @@ def content_sha256(
     return hashlib.sha256(files.encode()).hexdigest()
 
 
-def split_run(run: RunJson) -> tuple[str, dict[str, Any]]:
-    """Cut the content of `run.json` in two, for thousands of runs share most of their settings.
-
-    Returns:
-        All settings but the seeds of a trial and its environments, canonical JSON, and the rest.
-    """
-    settings: dict[str, Any] = dict(run["settings"])
-    own = {name: settings.pop(name) for name in _OF_A_TRIAL}
-    return _canonical(_content(settings)), {**run, "settings": own}
-
-
-def join_run(settings: Mapping[str, Any], own: Mapping[str, Any]) -> RunJson:
-    """The whole content of `run.json`, from the parts of `split_run`, parsed."""
-    run: Any = {**own, "settings": {**settings, **own["settings"]}}
-    return cast(RunJson, run)
-
-
 def record(
     settings_text: str,
     own: Mapping[str, Any],
@@ -349,16 +333,16 @@ def record(
     `own_text` is `own` as canonical JSON, where it is at hand; all else is as of `Record`.
     """
     of_trial = own["settings"]
-    roles = _roles(_content([own["environments"], of_trial["test_env"], of_trial["train_env"]]))
+    roles = roles_of(content_of([own["environments"], of_trial["test_env"], of_trial["train_env"]]))
     # A known data set of other size is another data set: its runs have a table of their own.
     counts = [p["message"] for p in own.get("data_problems", ()) if p["kind"] == "count"]
     return Record(
         place=place,
         origin=origin,
         run_id=own["run_id"],
-        benchmark_version=_shared(own["benchmark_version"]),
-        **_identity(settings_text, roles.fixed, " ".join(counts)),
-        search=_canonical(_content(own["search"])) if "search" in own else "",
+        benchmark_version=shared(own["benchmark_version"]),
+        **identity(settings_text, roles.fixed, " ".join(counts)),
+        search=canonical(content_of(own["search"])) if "search" in own else "",
         trial=Trial(of_trial["trial_seed"], of_trial["data_seed"]),
         environments=roles.environments,
         test=roles.test,
@@ -372,96 +356,6 @@ def record(
         own_text=canonical_json(own) if own_text is None else own_text,
         done_text=done_text,
     )
-
-
-@functools.lru_cache(maxsize=100_000)
-def _shared(value: Any) -> Any:
-    """One object for all equal ones: thousands of runs share their settings."""
-    return value
-
-
-def _content(value: Any) -> bytes:
-    """What JSON holds, as a key by which a cache knows it: equal bytes are equal contents."""
-    return marshal.dumps(value, 2)  # later formats tell equal contents apart by shared objects
-
-
-@functools.lru_cache(maxsize=100_000)
-def _canonical(content: bytes) -> str:
-    return canonical_json(marshal.loads(content))
-
-
-class _Roles(NamedTuple):
-    """Names of environments, as of `Record`, and what of them is a setting, as content."""
-
-    environments: tuple[str, ...]
-    test: tuple[str, ...]
-    train: tuple[str, ...]
-    fixed: bytes
-
-
-@functools.lru_cache(maxsize=100_000)
-def _roles(content: bytes) -> _Roles:
-    """Read the environments of a run, and the names that it was told to test and to train on.
-
-    The training environments follow from the test environments as long as they are all others. Any
-    other choice, of members or of order, is a setting of its own.
-    """
-    environments, test_env, train_env = marshal.loads(content)
-    by_index = sorted(environments, key=itemgetter("index"))
-    test = [e["name"] for e in by_index if e["role"] == "test"]
-    others = [e["name"] for e in by_index if e["role"] != "test"]
-    fixed = {"test_env": test_env} if test_env != test else {}
-    fixed |= {"train_env": train_env} if train_env != others else {}
-    return _Roles(
-        environments=_shared(tuple(e["name"] for e in by_index)),
-        test=_shared(tuple(test)),
-        train=_shared(tuple(train_env)),
-        fixed=_content(fixed),
-    )
-
-
-@functools.lru_cache(maxsize=100_000)
-def _identity(settings_text: str, fixed: bytes, counts: str) -> dict[str, Any]:
-    """What the settings that runs share say of them: worked out once for all these runs.
-
-    Args:
-        settings_text: As of `record`.
-        fixed: Content of what else the runs must share to be averaged.
-        counts: How the data set differs in size from the known one of its name.
-    """
-    settings: dict[str, Any] = orjson.loads(settings_text) | marshal.loads(fixed)
-    if counts:
-        settings["data"]["counts"] = counts
-    data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
-    texts = {
-        "settings_text": settings_text,
-        "dataset": settings["data"]["name"],
-        "data": _canonical(_content(data)),
-        "source": str(data.get("source", "")),
-        "protocol": settings["protocol"],
-        "backbone": _backbone(settings["network"]),
-        "task": str(data.get("task", "generalization")),
-        "algorithm": settings["algo"]["name"],
-        "fixed": canonical_json(settings),
-        "searched": _canonical(_content(_without_draws(settings))),
-    }
-    draw = settings["hparams_seed"]
-    return {name: _shared(text) for name, text in texts.items()} | {"draw": draw}
-
-
-def _backbone(network: Mapping[str, Any]) -> str:
-    """The backbone, and the weights it starts from: both are part of a table's key."""
-    name, weights = network.get("backbone", ""), network.get("weights")
-    return str(name) if weights in (None, "none", "") else f"{name}, {weights}"
-
-
-def _without_draws(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without what a draw decides: hyper-parameters, batches and sizes of the network."""
-    kept = {key: value for key, value in fixed.items() if key != "hparams_seed"}
-    kept["algo"] = {"name": fixed["algo"]["name"]}
-    kept["data"] = {k: v for k, v in fixed["data"].items() if k not in BATCH_OPTIONS}
-    kept["network"] = {k: v for k, v in fixed["network"].items() if k in ("backbone", "weights")}
-    return kept
 
 
 def without_duplicates(records: Iterable[Record]) -> tuple[list[Record], list[LeftOut]]:

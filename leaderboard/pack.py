@@ -24,7 +24,6 @@ from leaderboard.frame import (
     METRICS,
     Checks,
     Record,
-    join_run,
     positions,
     record,
     without_duplicates,
@@ -36,6 +35,7 @@ from leaderboard.records import (
     validate_run,
     write_text_atomic,
 )
+from leaderboard.shared_settings import join_run
 
 PACK_SCHEMA = "dgbench.pack/2"
 SUFFIXES = (".parquet", ".jsonl")

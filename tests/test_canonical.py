@@ -17,8 +17,8 @@ from dgbench.protocols import configs
 from dgbench.settings import resolve_arguments
 from dgbench.training import build_data, deciding_settings
 from leaderboard.canonical import CANONICAL_FILE
-from leaderboard.frame import BATCH_OPTIONS
 from leaderboard.records import write_text_atomic
+from leaderboard.shared_settings import BATCH_OPTIONS
 from tests.real import HAS_MNIST
 
 FILE = Path(leaderboard.__file__).parent / CANONICAL_FILE

@@ -15,8 +15,9 @@ import numpy as np
 
 from leaderboard.board import Board
 from leaderboard.filling import make_board
-from leaderboard.frame import Record, columns, record, split_run
+from leaderboard.frame import Record, columns, record
 from leaderboard.records import CheckLine, SelectionRule
+from leaderboard.shared_settings import split_run
 from tests.leaderboard.make_golden import make_run_json, make_settings
 
 DATA_SETS: Mapping[str, Sequence[str]] = {

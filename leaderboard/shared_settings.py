@@ -1,0 +1,138 @@
+"""What the settings of a run say to a table, worked out once for all the runs that share them."""
+
+from __future__ import annotations
+
+import functools
+import marshal
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
+
+import orjson
+
+from leaderboard.records import RunJson, canonical_json
+
+# Settings of the data that say how batches are drawn, not what the data set is.
+BATCH_OPTIONS = {"batch_size", "sampling"}
+# Settings that runs of one row may differ in.
+_OF_A_TRIAL = ("trial_seed", "data_seed", "test_env", "train_env")
+
+
+def split_run(run: RunJson) -> tuple[str, dict[str, Any]]:
+    """Cut the content of `run.json` in two, for thousands of runs share most of their settings.
+
+    Returns:
+        All settings but the seeds of a trial and its environments, canonical JSON, and the rest.
+    """
+    settings: dict[str, Any] = dict(run["settings"])
+    own = {name: settings.pop(name) for name in _OF_A_TRIAL}
+    return canonical(content_of(settings)), {**run, "settings": own}
+
+
+def join_run(settings: Mapping[str, Any], own: Mapping[str, Any]) -> RunJson:
+    """The whole content of `run.json`, from the parts of `split_run`, parsed."""
+    run: Any = {**own, "settings": {**settings, **own["settings"]}}
+    return cast(RunJson, run)
+
+
+@functools.lru_cache(maxsize=100_000)
+def shared(value: Any) -> Any:
+    """One object for all equal ones: thousands of runs share their settings."""
+    return value
+
+
+def content_of(value: Any) -> bytes:
+    """What JSON holds, as a key by which a cache knows it: equal bytes are equal contents.
+
+    Args:
+        value: Parsed JSON.
+    """
+    return marshal.dumps(value, 2)  # later formats tell equal contents apart by shared objects
+
+
+@functools.lru_cache(maxsize=100_000)
+def canonical(content: bytes) -> str:
+    """Canonical JSON, written once for all equal contents.
+
+    Args:
+        content: Of `content_of`.
+    """
+    return canonical_json(marshal.loads(content))
+
+
+class Roles(NamedTuple):
+    """Names of environments, as of `Record`, and what of them is a setting, as content."""
+
+    environments: tuple[str, ...]
+    test: tuple[str, ...]
+    train: tuple[str, ...]
+    fixed: bytes
+
+
+@functools.lru_cache(maxsize=100_000)
+def roles_of(content: bytes) -> Roles:
+    """Read the environments of a run, and the names that it was told to test and to train on.
+
+    The training environments follow from the test environments as long as they are all others. Any
+    other choice, of members or of order, is a setting of its own.
+
+    Args:
+        content: Of a list, of `content_of`: the environments of `run.json`, `test_env` and
+            `train_env`.
+    """
+    environments, test_env, train_env = marshal.loads(content)
+    by_index = sorted(environments, key=itemgetter("index"))
+    test = [e["name"] for e in by_index if e["role"] == "test"]
+    others = [e["name"] for e in by_index if e["role"] != "test"]
+    fixed = {"test_env": test_env} if test_env != test else {}
+    fixed |= {"train_env": train_env} if train_env != others else {}
+    return Roles(
+        environments=shared(tuple(e["name"] for e in by_index)),
+        test=shared(tuple(test)),
+        train=shared(tuple(train_env)),
+        fixed=content_of(fixed),
+    )
+
+
+@functools.lru_cache(maxsize=100_000)
+def identity(settings_text: str, fixed: bytes, counts: str) -> dict[str, Any]:
+    """The attributes of `Record` that follow from the settings that runs share, by name.
+
+    Args:
+        settings_text: Of `split_run`.
+        fixed: Content of what else the runs must share to be averaged.
+        counts: How the data set differs in size from the known one of its name.
+    """
+    settings: dict[str, Any] = orjson.loads(settings_text) | marshal.loads(fixed)
+    if counts:
+        settings["data"]["counts"] = counts
+    data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
+    texts = {
+        "settings_text": settings_text,
+        "dataset": settings["data"]["name"],
+        "data": canonical(content_of(data)),
+        "source": str(data.get("source", "")),
+        "protocol": settings["protocol"],
+        "backbone": _backbone(settings["network"]),
+        "task": str(data.get("task", "generalization")),
+        "algorithm": settings["algo"]["name"],
+        "fixed": canonical_json(settings),
+        "searched": canonical(content_of(_without_draws(settings))),
+    }
+    draw = settings["hparams_seed"]
+    return {name: shared(text) for name, text in texts.items()} | {"draw": draw}
+
+
+def _backbone(network: Mapping[str, Any]) -> str:
+    """The backbone, and the weights it starts from: both are part of a table's key."""
+    name, weights = network.get("backbone", ""), network.get("weights")
+    return str(name) if weights in (None, "none", "") else f"{name}, {weights}"
+
+
+def _without_draws(fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what a draw decides: hyper-parameters, batches and sizes of the network."""
+    kept = {key: value for key, value in fixed.items() if key != "hparams_seed"}
+    kept["algo"] = {"name": fixed["algo"]["name"]}
+    kept["data"] = {k: v for k, v in fixed["data"].items() if k not in BATCH_OPTIONS}
+    kept["network"] = {k: v for k, v in fixed["network"].items() if k in ("backbone", "weights")}
+    return kept
