@@ -80,7 +80,6 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
         type=Environments,
         help="Environment trained on; repeatable; default: all others.",
     )
-    add("--trial-seed", type=int, default=0, help="Decides initialisation and batches.")
     add(
         "--hparams-seed",
         type=int,
@@ -201,7 +200,7 @@ def in_our_words(error: Exception, command: str) -> str:
 
 
 def _add_data(parser: ArgumentParser, names: Names | None) -> None:
-    """Adds what names the data: set, protocol, environments held out and seed."""
+    """Adds what names the data: set, protocol, environments held out and seeds."""
     add = parser.add_argument
     sets = ", ".join(registry.entries("data set"))
     add("--data.name", default=DEFAULT_DATASET, help=f"Short: --dataset. Data set: {sets}.")
@@ -211,7 +210,12 @@ def _add_data(parser: ArgumentParser, names: Names | None) -> None:
         help="Named, complete setting of the data set.",
     )
     add("--test-env", type=Environments, help="Environment held out, index or name; repeatable.")
-    add("--data-seed", type=int, default=0, help="Decides environments and splits.")
+    add("--trial-seed", type=int, default=0, help="Decides initialisation and batches.")
+    add(
+        "--data-seed",
+        type=int | None,
+        help="Decides environments and splits; default: the trial seed.",
+    )
 
 
 def _hide_groups(parser: ArgumentParser) -> None:

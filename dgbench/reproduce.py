@@ -95,6 +95,11 @@ def plan(
     Raises:
         UsageError: for options that are not allowed.
     """
+    for flag in flags:
+        if flag.partition("=")[0] in ("--trial-seed", "--data-seed"):
+            raise UsageError(
+                f"{flag} is decided by the table: trial t has t for both its seeds; use --trials."
+            )
     named = {"data": {"name": reproduction.dataset}, "protocol": reproduction.protocol, "out": out}
     resolved = []
     for row in rows:

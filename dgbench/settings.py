@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # What of the Trainer decides the numbers, and so belongs to the record.
 _DECIDES_NUMBERS = ("precision", "deterministic", "gradient_clip_val", "gradient_clip_algorithm")
 # What of a run's configuration says which data it has.
-_DATA_KEYS = ("data", "protocol", "test_env", "data_seed")
+_DATA_KEYS = ("data", "protocol", "test_env", "trial_seed", "data_seed")
 # Lightning's short names: one precision must not have two run_ids.
 _PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
@@ -59,7 +59,9 @@ class Settings:
         test_env: environments held out, indices or names.
         train_env: environments trained on; None means all others.
         trial_seed: decides initialisation and order of batches.
-        data_seed: decides environments and splits.
+        data_seed: decides environments and splits; the trial seed where nothing else is said, so
+            that what is told from several trials holds for other data of the same kind, too. The
+            algorithms of a trial share it.
         hparams_seed: the draw of the searched options; 0 leaves them as protocol and flags say.
         search: what they are drawn from: the ranges of this algorithm's options, as its signature
             and the search space say, without those that a flag or a file of the user's fixes.
@@ -258,6 +260,8 @@ def resolve_inspection(arguments: Sequence[str]) -> DataSettings:
     command = f"inspect --dataset {names.dataset}"
     values = _parsed(build_inspect_parser, names, of_data, of_user, flags, command)
     values["test_env"] = [] if values["test_env"] is None else _listed(values["test_env"])
+    values["data_seed"] = _data_seed(values)
+    del values["trial_seed"]
     return DataSettings(**values)
 
 
@@ -406,6 +410,7 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
             f"--steps is {values['steps']} and --check-every is {values['check_every']}; "
             "both must be at least 1."
         )
+    values["data_seed"] = _data_seed(values)
     values["test_env"] = _listed(values["test_env"])
     values["train_env"] = None if values["train_env"] is None else _listed(values["train_env"])
     values["logger"] = list(dict.fromkeys(values["logger"] or []))
@@ -417,6 +422,13 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
     del values["search_space"]
     hparams_seed = values.pop("hparams_seed")
     return Settings(**values, hparams_seed=0, sources=sources).drawn(hparams_seed)
+
+
+def _data_seed(values: Mapping[str, Any]) -> int:
+    """The data seed that was given, or the trial seed: another trial is one on other data."""
+    given: int | None = values["data_seed"]
+    trial: int = values["trial_seed"]
+    return trial if given is None else given
 
 
 def _listed(environments: Environments) -> list[int | str]:

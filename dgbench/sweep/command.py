@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--datasets", type=_listed, help="data sets, with commas between them")
     add("--algos", type=_listed, help="algorithms, or all")
     add("--test-envs", type=_test_envs, help="all, pairs (for leave-one-out), or a list")
-    add("--trials", type=int, help=f"repetitions, each with seeds of its own ({Sweep.trials})")
+    add("--trials", type=int, help=f"repetitions; number t has t for both seeds ({Sweep.trials})")
     add("--draws", type=int, help="hyper-parameter draws, the defaults among them (1)")
     add("--estimand", choices=get_args(Estimand), help="what the spread over trials stands for")
     add("--protocol", help="of every data set")

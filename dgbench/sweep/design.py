@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from dgbench import registry
-from dgbench.arguments import as_flags
+from dgbench.arguments import as_flags, as_options
 from dgbench.errors import UsageError, require
 from dgbench.protocols import configs
 
@@ -144,14 +144,14 @@ def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
     for name in content:
         if name not in known:
             raise UsageError(registry.unknown("option of a sweep", name, known))
-    for flag in flags:
+    options = (*as_flags(content.get("options") or {}), *flags)
+    for flag in (*options, *as_options(content.get("vary") or {})):
         instead = _INSTEAD.get(flag.partition("=")[0])
         if instead is not None:
             raise UsageError(f"{flag} is decided by the sweep; use {instead}.")
     for name, what in (("datasets", "data set"), ("algos", "algorithm")):
         if not content.get(name):
             raise UsageError(f"Name at least one {what} with --{name}.")
-    options = content.get("options") or {}
     vary = {name: tuple(values) for name, values in (content.get("vary") or {}).items()}
     sweep = Sweep(
         datasets=_names("data set", content["datasets"]),
@@ -162,7 +162,7 @@ def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
         estimand=content.get("estimand", Sweep.estimand),
         protocol=content.get("protocol"),
         vary=tuple(vary.items()),
-        options=(*as_flags(options), *flags),
+        options=options,
         stack=content.get("stack", Sweep.stack),
     )
     _check(sweep)

@@ -107,12 +107,15 @@ def test_python_and_command_line_make_the_same_run(finished, tmp_path):
 def test_seeds_decide_what_they_are_said_to(tmp_path):
     batches = ("--data.batch_size", "16")
     base = fit(tmp_path, *batches)
-    trial = fit(tmp_path, *batches, "--trial-seed", 1)
+    trial = fit(tmp_path, *batches, "--trial-seed", 1, "--data-seed", 0)
     data = fit(tmp_path, *batches, "--data-seed", 1)
     assert not equal_weights(base, trial)
     assert not equal_weights(base, data)
     fingerprint = {f: records.read_run(f).run["data_fingerprint"] for f in (base, trial, data)}
     assert fingerprint[base] == fingerprint[trial] != fingerprint[data]
+    other = records.read_run(fit(tmp_path, *batches, "--trial-seed", 1)).run
+    assert (other["settings"]["trial_seed"], other["settings"]["data_seed"]) == (1, 1)
+    assert other["data_fingerprint"] == fingerprint[data]
 
 
 def test_all_algorithms_and_test_environments_see_the_same_data(tmp_path):

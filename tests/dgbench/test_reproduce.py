@@ -118,6 +118,7 @@ def test_the_list_names_all_without_training():
         ([NAME, "--row", "imr"], "There is no row of irm-colored-mnist 'imr'. Did you mean irm"),
         ([NAME, "--trial", "3"], "There is no option --trial. Did you mean"),
         ([NAME, "--trials", "0"], ""),
+        ([NAME, "--data-seed", "7"], "trial t has t for both its seeds; use --trials"),
     ],
 )
 def test_misuse_is_refused_with_a_hint(arguments, message):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import yaml
 
 from dgbench.errors import UsageError
 from dgbench.protocols import configs
-from dgbench.settings import recorded_config, resolve, resolve_arguments
+from dgbench.settings import (
+    recorded_config,
+    resolve,
+    resolve_arguments,
+    resolve_inspection,
+    resolve_recorded,
+)
 from tests.dgbench.tiny import command
 
 ARGUMENTS = ["--algo", "irm", "--test-env", "2"]
@@ -99,6 +107,38 @@ def test_what_decides_the_numbers_leaves_out_where_they_are_made():
         ("--check-every", "7"),
     ):
         assert resolve_arguments([*ARGUMENTS, flag, value]).deciding(*names) != plain, flag
+
+
+def seeds(*arguments: str) -> tuple[int, int]:
+    settings = resolve_arguments([*ARGUMENTS, *arguments])
+    return settings.trial_seed, settings.data_seed
+
+
+def test_a_trial_has_data_of_its_own_unless_something_says_otherwise(tmp_path):
+    assert seeds() == (0, 0)
+    assert seeds("--trial-seed", "3") == (3, 3)
+    assert seeds("--trial-seed", "3", "--data-seed", "0") == (3, 0)
+    assert seeds("--data-seed", "4") == (0, 4)
+    file = tmp_path / "fixed.yaml"
+    file.write_text("data_seed: 0\n")
+    assert seeds("--trial-seed", "3", "--config", str(file)) == (3, 0)
+    assert seeds("--trial-seed", "3", "--config", str(file), "--data-seed", "1") == (3, 1)
+    assert resolve({"algo": "irm", "test_env": 2, "trial_seed": 3}).data_seed == 3
+
+
+def test_a_record_keeps_its_data_seed_whatever_the_trial():
+    names = (["-90%"], ["+90%", "+80%"])
+    decided = resolve_arguments([*ARGUMENTS, "--trial-seed", "3"]).deciding(*names)
+    assert (decided["trial_seed"], decided["data_seed"]) == (3, 3)
+    run: Any = {"settings": decided, "provenance": {}}
+    again = resolve_recorded(run, ["--trial-seed", "5"])
+    assert (again.trial_seed, again.data_seed) == (5, 3)
+
+
+def test_an_inspection_is_of_the_data_that_a_run_of_the_same_seeds_has():
+    for flags in (["--trial-seed", "3"], ["--trial-seed", "3", "--data-seed", "1"], []):
+        fit = resolve_arguments([*ARGUMENTS, *flags])
+        assert resolve_inspection(flags).data_seed == fit.data_seed
 
 
 def test_a_record_is_a_configuration():
