@@ -159,7 +159,7 @@ class Row:
         label: The algorithm, and what tells it from other rows of the same algorithm.
         algorithm: The algorithm.
         settings: What its runs share, canonical JSON.
-        draws: Draws of hyper-parameters that were searched; 1 for fixed settings.
+        draws: Draws of hyper-parameters among which a trial was searched; 1 for fixed settings.
         trials: All its trials, ascending.
         cells: One for each column of the section.
         average: Environments averaged inside each trial; None for a section of one column.
@@ -203,6 +203,8 @@ class SectionKey:
         data: The data set's options, canonical JSON.
         search: Name and version of the space that hyper-parameters were drawn from; "" for fixed
             settings, and where the source does not tell.
+        tuned_once: Whether the first trial alone was searched, and the others repeat a draw that is
+            preferred there.
         held_out: How many environments are held out together.
         origin: `dgbench` or `DomainBed`.
         rule: The selection rule.
@@ -215,6 +217,7 @@ class SectionKey:
     task: str
     data: str
     search: str
+    tuned_once: bool
     held_out: int
     origin: str
     rule: SelectionRule
@@ -271,6 +274,7 @@ class OverallKey:
     source: str
     task: str
     search: str
+    tuned_once: bool
     held_out: int
     origin: str
     rule: SelectionRule

@@ -162,8 +162,9 @@ def _command(record: Record) -> str | None:
     """What runs it again; None for what dgbench did not make."""
     if record.origin != "dgbench":
         return None
-    command = fit_command(record, record.test, record.trial)
-    return command or f"dgbench reproduce {record.run_id}"
+    if record.draw:  # by what it drew, which `reproduce` spells out
+        return f"dgbench reproduce {record.run_id}"
+    return fit_command(record, record.test, record.trial)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

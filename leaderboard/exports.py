@@ -61,12 +61,13 @@ def write_parquet(board: Board, path: Path) -> None:
 
 
 _KEY = (
-    *("dataset", "protocol", "backbone", "source", "task", "data", "search", "held_out"),
-    *("origin", "rule"),
+    *("dataset", "protocol", "backbone", "source", "task", "data", "search", "tuned_once"),
+    *("held_out", "origin", "rule"),
 )
 _SUMMARY = ("mean", "standard_error", "low", "high")
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(_KEY, "string"),
+    "tuned_once": "bool_",
     "held_out": "int64",
     **dict.fromkeys(("algorithm", "label", "settings"), "string"),
     **dict.fromkeys(("draws", "trials"), "int64"),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from leaderboard.board import (
     Board,
@@ -25,12 +25,14 @@ from leaderboard.board import (
     Section,
     SectionKey,
 )
+from leaderboard.choices import DIVERGED, Lack, Pairs, Search, choices, search_of
 from leaderboard.commands import fit_command
 from leaderboard.errors import RecordError
+from leaderboard.estimands import by_estimand
 from leaderboard.frame import LeftOut, Record, Trial, without_duplicates
 from leaderboard.published import beside
 from leaderboard.records import Conclusion, SelectionRule, canonical_json
-from leaderboard.selection import RULES, Choice, UnavailableError, choose
+from leaderboard.selection import RULES, Choice, Needed, choose
 from leaderboard.statistics import (
     Summary,
     average_ranks,
@@ -56,7 +58,6 @@ _NO_MEASURE = Measure(None, None, None, None)
 _T = TypeVar("_T")
 _Key = TypeVar("_Key", bound=Any)
 Values = dict[Trial, float]
-_Pairs = dict[tuple[Any, ...], dict[frozenset[str], Record]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class _Group:
     algorithm: str
     settings: str
     records: Sequence[Record]
+    search: Search
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,6 @@ class _Draft:
     values: tuple[Values, ...]  # accuracy by trial, for each column
     chosen: Sequence[Choice]
     compared: frozenset[str]  # ids of the runs among which the numbers were chosen
-
-
-class _Lack(NamedTuple):
-    """Why a trial has no number, and the test environments of the runs that would give it one."""
-
-    reason: str
-    tests: Sequence[tuple[str, ...]]
 
 
 def make_board(
@@ -108,10 +103,10 @@ def make_board(
     _refuse_mixed_versions(kept)
     sections: list[Section] = []
     compared: set[str] = set()
-    pairs = _pairs(kept)
+    pairs = Pairs(kept)
     for key, group in _tables(kept, RULES if rule is None else (rule,)):
         columns = _columns(group)
-        drafts = [_draft(row, columns, key.rule, pairs) for row in _row_groups(group, key.rule)]
+        drafts = [_draft(row, columns, key.rule, pairs) for row in _row_groups(group, key)]
         section = _section(key, group, columns, drafts, asked=rule is not None)
         if section is not None:
             sections.append(section)
@@ -139,8 +134,9 @@ def _refuse_mixed_versions(records: Sequence[Record]) -> None:
 
 
 def _unnumbered(record: Record) -> LeftOut:
-    if record.state == "diverged":
-        return LeftOut(record.place, "diverged", "diverged: counts as a missing trial")
+    if record.state == DIVERGED:
+        counts = "is never preferred" if record.draw else "counts as a missing trial"
+        return LeftOut(record.place, "diverged", f"diverged: {counts}")
     if record.state != "finished":
         return LeftOut(record.place, "partial", f"{record.state}: resume it")
     try:
@@ -159,8 +155,9 @@ def _tables(
     """The runs of each table.
 
     Each rule has a table of its own, and so has each search space: the draws from it, and draw 0,
-    which belongs to all spaces and beside that to the fixed settings. Data sets of one name whose
-    environments have other names are other data sets: folders of a user's, or one that has grown.
+    which belongs to all spaces and beside that to the fixed settings. What was searched in each
+    trial and what was tuned once stand apart. Data sets of one name whose environments have other
+    names are other data sets: folders of a user's, or one that has grown.
     """
     for shared, group in _of_same_environments(records):
         for search in sorted({record.space for record in group}):
@@ -168,9 +165,14 @@ def _tables(
             if search:
                 drawn = {(record.algorithm, record.searched) for record in members}
                 members += [r for r in group if r.draw == 0 and (r.algorithm, r.searched) in drawn]
+            again, once = by_estimand(members) if search else (members, [])
+            key = {**shared, "search": search}
             for rule in rules:
-                if not (search and rule == "last"):
-                    yield SectionKey(**shared, search=search, rule=rule), members
+                if again and not (search and rule == "last"):
+                    yield SectionKey(**key, tuned_once=False, rule=rule), again
+                # What is repeated was preferred by the runs' own rule.
+                if tuned := [record for record in once if record.rule == rule]:
+                    yield SectionKey(**key, tuned_once=True, rule=rule), tuned
 
 
 def _of_same_environments(
@@ -200,29 +202,29 @@ def with_environments(data: str, environments: Sequence[str]) -> str:
     return canonical_json({**json.loads(data), "environments": names})
 
 
-def _row_groups(records: Sequence[Record], rule: SelectionRule) -> list[_Group]:
+def _row_groups(records: Sequence[Record], key: SectionKey) -> list[_Group]:
     """The rows of a table.
 
     Runs of an algorithm that differ in more than the seeds of a trial and the test environments are
     rows of their own, labelled by what differs. Where hyper-parameters were drawn, all draws are
     one row, from which the rule chooses; `last` does not choose, so it shows draw 0 alone.
     """
-    if rule == "last":
+    if key.rule == "last":
         records = [record for record in records if record.draw == 0]
         return _labelled(_grouped(records, lambda r: (r.algorithm, r.fixed)), {})
     searched: dict[tuple[str, str], list[Record]] = {}
     fixed: dict[tuple[str, str], list[Record]] = {}
-    if any(record.search for record in records):
-        return _labelled({}, _searches(records))
-    for key, group in _grouped(records, lambda r: (r.algorithm, r.searched)).items():
+    if key.search:
+        return _labelled({}, _searches(records), tuned_once=key.tuned_once)
+    for row, group in _grouped(records, lambda r: (r.algorithm, r.searched)).items():
         draws = {record.draw for record in group}
         variants = {record.fixed for record in group if record.draw == 0}
         if draws == {0}:
             fixed |= _grouped(group, lambda r: (r.algorithm, r.fixed))
         elif len(variants) <= 1:
-            searched[key] = group
+            searched[row] = group
         else:
-            searched[key] = [record for record in group if record.draw]
+            searched[row] = [record for record in group if record.draw]
             defaults = [record for record in group if not record.draw]
             fixed |= _grouped(defaults, lambda r: (r.algorithm, r.fixed))
     return _labelled(fixed, searched)
@@ -247,7 +249,10 @@ def _searches(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def _labelled(
-    fixed: Mapping[tuple[str, str], list[Record]], searched: Mapping[tuple[str, str], list[Record]]
+    fixed: Mapping[tuple[str, str], list[Record]],
+    searched: Mapping[tuple[str, str], list[Record]],
+    *,
+    tuned_once: bool = False,
 ) -> list[_Group]:
     """Name the rows; a label has the settings that tell rows of one algorithm apart."""
     groups = []
@@ -260,10 +265,11 @@ def _labelled(
                 for name in sorted(set().union(*siblings))
                 if len({sibling.get(name) for sibling in siblings}) > 1
             ]
+            search = search_of(records, tuned_once=tuned_once)
             if kind is searched:
-                notes.insert(0, f"best of {len({r.draw for r in records})} draws")
+                notes.insert(0, f"best of {len(search.positions)} draws")
             label = f"{key[0]} ({', '.join(notes)})" if notes else key[0]
-            groups.append(_Group(label, key[0], key[1], records))
+            groups.append(_Group(label, key[0], key[1], records, search))
     return sorted(groups, key=lambda group: group.label)
 
 
@@ -287,19 +293,6 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], _Key]) -> dict[_Key, list[
 
 
 # One table
-
-
-def _pairs(records: Iterable[Record]) -> _Pairs:
-    """The finished runs that hold out several environments, by all else that decides them."""
-    pairs: _Pairs = {}
-    for record in records:
-        if len(record.test) > 1 and record.state == "finished":
-            pairs.setdefault(_pair_key(record), {})[frozenset(record.test)] = record
-    return pairs
-
-
-def _pair_key(record: Record) -> tuple[Any, ...]:
-    return record.dataset, record.fixed, record.trial, record.origin
 
 
 def _section(
@@ -363,83 +356,59 @@ def _order(column: Column) -> tuple[int, str, tuple[str, ...]]:
     return column.index, column.name, column.held_out_with
 
 
-def _draft(group: _Group, columns: Sequence[Column], rule: SelectionRule, pairs: _Pairs) -> _Draft:
+def _draft(group: _Group, columns: Sequence[Column], rule: SelectionRule, pairs: Pairs) -> _Draft:
     trials = tuple(sorted({record.trial for record in group.records}))
-    by_test: dict[tuple[str, ...], dict[Trial, list[Record]]] = {}
-    for record in group.records:
-        by_test.setdefault(record.test, {}).setdefault(record.trial, []).append(record)
-    draws = {record.draw for record in group.records}
-    chosen: dict[tuple[str, ...], dict[Trial, Choice | _Lack]] = {
-        test: {trial: _choice(rule, found, draws, pairs) for trial, found in trials_of.items()}
-        for test, trials_of in by_test.items()
-    }
     names = group.records[0].environments
-    like = min(group.records, key=lambda record: record.draw)
-    cells = []
+    tests = []
     for column in columns:
         together = {column.name, *column.held_out_with}
-        test = tuple(name for name in names if name in together)
-        cells.append(_cell(like, column, test, trials, chosen.get(test, {})))
-    values = tuple({n.trial: n.accuracy for n in cell.numbers} for cell in cells)
+        tests.append(tuple(name for name in names if name in together))
+    by_test: dict[tuple[str, ...], dict[Trial, list[Record]]] = {
+        test: {trial: [] for trial in trials} for test in tests
+    }
+    for record in group.records:
+        by_test[record.test][record.trial].append(record)
+    chosen = {
+        test: choices(rule, test, found, group.search, pairs) for test, found in by_test.items()
+    }
+    cells = tuple(
+        _cell(group.records, column, chosen[test])
+        for column, test in zip(columns, tests, strict=True)
+    )
     picked = [
         choice
-        for choices in chosen.values()
-        for choice in choices.values()
+        for choices_of in chosen.values()
+        for choice in choices_of.values()
         if isinstance(choice, Choice)
     ]
     numbered = {number.run_id for cell in cells for number in cell.numbers}
     compared = frozenset(
         record.run_id
-        for test, choices in chosen.items()
-        for trial, choice in choices.items()
+        for test, choices_of in chosen.items()
+        for trial, choice in choices_of.items()
         if isinstance(choice, Choice) and choice.record.run_id in numbered
         for record in by_test[test][trial]
+        if record.state != DIVERGED
     )
-    return _Draft(group, trials, tuple(cells), values, picked, compared)
+    values = tuple({n.trial: n.accuracy for n in cell.numbers} for cell in cells)
+    return _Draft(group, trials, cells, values, picked, compared)
 
 
-def _choice(
-    rule: SelectionRule, records: Sequence[Record], draws: set[int], pairs: _Pairs
-) -> Choice | _Lack:
-    """What the rule chooses of the draws of one trial, or what it lacks."""
-    tests = (records[0].test,)
-    states = {record.state for record in records} - {"finished"}
-    if states:
-        return _Lack(", ".join(sorted(states)), () if "diverged" in states else tests)
-    missing = sorted(draws - {record.draw for record in records})
-    if missing:
-        return _Lack(f"draws {missing} not run", tests if missing == [0] else ())
-    try:
-        beside = {}
-        if rule == "leave_one_out":
-            beside = {record.draw: pairs.get(_pair_key(record), {}) for record in records}
-        return choose(rule, sorted(records, key=lambda record: record.draw), beside)
-    except UnavailableError as error:
-        return _Lack(str(error), error.needed)
-
-
-def _cell(
-    like: Record,
-    column: Column,
-    test: tuple[str, ...],
-    trials: Sequence[Trial],
-    chosen: Mapping[Trial, Choice | _Lack],
-) -> Cell:
+def _cell(records: Sequence[Record], column: Column, chosen: Mapping[Trial, Choice | Lack]) -> Cell:
     numbers, missing = [], []
-    for trial in trials:
-        choice = chosen.get(trial, _Lack("not run", (test,)))
+    for trial, choice in chosen.items():
         if isinstance(choice, Choice):
             number = _number(trial, choice, column.name)
             if number is not None:
                 numbers.append(number)
                 continue
-            choice = _Lack("its accuracy is not finite, or was not measured", ())
-        missing.append(Missing(trial, choice.reason, _commands(like, choice.tests, trial)))
+            choice = Lack("its accuracy is not finite, or was not measured", ())
+        missing.append(Missing(trial, choice.reason, _commands(records, choice.runs, trial)))
     complete = not missing
     return Cell(
         accuracy=summarize([n.accuracy for n in numbers]) if complete else None,
         n=len(numbers),
-        expected=len(trials),
+        expected=len(chosen),
         measure=_measure(numbers) if complete else _NO_MEASURE,
         to_erm=None,
         bold=None,
@@ -449,11 +418,16 @@ def _cell(
     )
 
 
-def _commands(like: Record, tests: Sequence[tuple[str, ...]], trial: Trial) -> str | None:
-    """The commands that make the runs which a trial lacks, one a line, of the settings of a run."""
-    found = [fit_command(like, test, trial) for test in tests[:MOST_COMMANDS]]
-    left = len(tests) - MOST_COMMANDS
-    more = [f"# and {left} more runs of other --test-env"] * (left > 0 and found[0] is not None)
+def _commands(records: Sequence[Record], needed: Sequence[Needed], trial: Trial) -> str | None:
+    """The commands that make the runs which a trial lacks, one a line, as the row's others are."""
+    defaults = min(records, key=lambda record: record.draw)
+    drawn = max(records, key=lambda record: record.draw)
+    found = [
+        fit_command(drawn if draw else defaults, test, trial, draw)
+        for test, draw in needed[:MOST_COMMANDS]
+    ]
+    left = len(needed) - MOST_COMMANDS
+    more = [f"# and {left} more runs"] * (left > 0 and found[0] is not None)
     return "\n".join([*(command for command in found if command is not None), *more]) or None
 
 
@@ -570,7 +544,7 @@ def _compared(
                 label=draft.group.label,
                 algorithm=draft.group.algorithm,
                 settings=draft.group.settings,
-                draws=len({record.draw for record in draft.group.records}),
+                draws=len(draft.group.search.positions),
                 trials=draft.trials,
                 cells=tuple(column[i] for column in columns),
                 average=average[i] if many else None,
@@ -650,6 +624,7 @@ def _overall_key(key: SectionKey) -> OverallKey:
         source=key.source,
         task=key.task,
         search=key.search,
+        tuned_once=key.tuned_once,
         held_out=key.held_out,
         origin=key.origin,
         rule=key.rule,

@@ -24,14 +24,26 @@ RULES: tuple[SelectionRule, ...] = ("train_val", "leave_one_out", "oracle", "las
 _MOST_NAMES = 10  # in a message
 
 
+class Needed(NamedTuple):
+    """A run that a trial lacks.
+
+    Attributes:
+        test: Names of its test environments.
+        draw: Its draw of hyper-parameters.
+    """
+
+    test: tuple[str, ...]
+    draw: int
+
+
 class UnavailableError(RecordError):
     """A selection rule cannot choose among these checks; the message says why.
 
     Attributes:
-        needed: Names of the test environments of each run that it lacks.
+        needed: The runs that it lacks.
     """
 
-    def __init__(self, message: str, needed: Sequence[tuple[str, ...]] = ()) -> None:
+    def __init__(self, message: str, needed: Sequence[Needed] = ()) -> None:
         super().__init__(message)
         self.needed = tuple(needed)
 
@@ -151,6 +163,8 @@ def choose(
         return Choice(draws[0], len(draws[0].checks) - 1)
     if rule == "oracle" and len(draws) == 1:
         return Choice(draws[0], len(draws[0].checks) - 1)
+    if rule == "leave_one_out":
+        _refuse_without_pairs(draws, pairs)
     scored: dict[int, tuple[float, int]] = {}
     for places in _alike(rule, draws):
         alike = [draws[place] for place in places]
@@ -183,20 +197,8 @@ def training_view(runs: Sequence[Checks], train_names: Sequence[str]) -> View:
 
 
 def left_out_view(record: Record, pairs: Mapping[frozenset[str], Record]) -> View:
-    """Show the accuracy on each training environment of the run that holds it out as well.
-
-    Raises:
-        UnavailableError: such a run is missing.
-    """
-    found = {name: pairs.get(frozenset({*record.test, name})) for name in record.train}
-    missing = [name for name, pair in found.items() if pair is None]
-    if missing:
-        raise UnavailableError(
-            f"leave_one_out needs runs that hold out one of {_some(missing)} beside "
-            f"{_some(record.test)}",
-            [(*record.test, name) for name in missing],
-        )
-    held_out = {name: pair.checks for name, pair in found.items() if pair is not None}
+    """Show the accuracy on each training environment of the run that holds it out as well."""
+    held_out = {name: pairs[frozenset({*record.test, name})].checks for name in record.train}
     steps = record.checks.steps
     for checks in held_out.values():
         steps = np.intersect1d(steps, checks.steps)
@@ -205,6 +207,25 @@ def left_out_view(record: Record, pairs: Mapping[frozenset[str], Record]) -> Vie
         for name, checks in held_out.items()
     ]
     return View(steps, np.stack(columns, axis=1)[None])
+
+
+def _refuse_without_pairs(
+    draws: Sequence[Record], pairs: Mapping[int, Mapping[frozenset[str], Record]]
+) -> None:
+    missing = {
+        Needed((*record.test, name), record.draw): name
+        for record in draws
+        for name in record.train
+        if frozenset({*record.test, name}) not in pairs.get(record.draw, {})
+    }
+    if missing:
+        names = list(dict.fromkeys(missing.values()))
+        of_draws = sorted({needed.draw for needed in missing})
+        raise UnavailableError(
+            f"leave_one_out needs runs that hold out one of {_some(names)} beside "
+            f"{_some(draws[0].test)}" + f", of draws {of_draws}" * (len(draws) > 1),
+            list(missing),
+        )
 
 
 def _view(

@@ -91,6 +91,8 @@ PRIOR_KNOWLEDGE = "‡"
 
 MINUS = "\N{MINUS SIGN}"
 
+_TUNED_ONCE = "tuned once"
+
 
 def title(section: Section) -> str:
     """Name a table by all that its runs share."""
@@ -113,7 +115,7 @@ def short_names(sections: Sequence[Section]) -> list[str]:
 
 
 def _parts_of(key: SectionKey) -> tuple[str, ...]:
-    return key.dataset, key.protocol, key.search, key.rule
+    return key.dataset, key.protocol, key.search, _TUNED_ONCE * key.tuned_once, key.rule
 
 
 def legend(sections: Iterable[Section]) -> list[str]:
@@ -149,6 +151,7 @@ def facts(key: SectionKey | OverallKey) -> list[str]:
         *[f"source {key.source}"] * bool(key.source),
         *[key.task] * (key.task != "generalization"),
         *[f"search space {key.search}"] * bool(key.search),
+        *[_TUNED_ONCE] * key.tuned_once,
         *[key.origin] * (key.origin != "dgbench"),
     ]
 

@@ -356,7 +356,7 @@ def _unchecked(submission: _Submission) -> Iterator[str]:
     if absent := sum(map(submission.absent, ours)):
         yield f"{absent} checkpoints or predictions that records name: not in the folder"
     if diverged := sum(entry.kind == "diverged" for entry in board.left_out):
-        yield f"{diverged} runs diverged: their cells have no mean"
+        yield f"{diverged} runs diverged: no search prefers them, and others' cells have no mean"
     if strange := sum(map(_without_commit, ours)):
         yield f"the code of {strange} records: no commit, or changes that were not committed"
     if foreign := _foreign(submission):

@@ -14,13 +14,11 @@ from dgbench import registry
 from dgbench.arguments import as_flags, as_options
 from dgbench.errors import UsageError, require
 from dgbench.protocols import configs
+from leaderboard import draws
 
 Estimand = Literal["search-again", "tune-once"]
 Environment = int | str
 Stack = Literal["auto"] | int
-
-# Draws of later trials are numbered from here on, so that more draws move none.
-DRAWS_LIMIT = 1000
 
 _INSTEAD = {
     "--algo": "--algos",
@@ -81,7 +79,7 @@ class Sweep:
         Args:
             trial: from 0.
         """
-        return [0, *(DRAWS_LIMIT * trial + draw for draw in range(1, self.draws))]
+        return [draws.hparams_seed(trial, position) for position in range(self.draws)]
 
     def plain(self) -> dict[str, Any]:
         """What is run, as JSON has it."""
@@ -172,7 +170,7 @@ def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
 def _check(sweep: Sweep) -> None:
     estimands = get_args(Estimand)
     require(sweep.trials >= 1, "trials", sweep.trials, "at least 1")
-    require(1 <= sweep.draws <= DRAWS_LIMIT, "draws", sweep.draws, f"1 to {DRAWS_LIMIT}")
+    require(1 <= sweep.draws <= draws.LIMIT, "draws", sweep.draws, f"1 to {draws.LIMIT}")
     known_stack = sweep.stack == "auto" or (isinstance(sweep.stack, int) and sweep.stack >= 1)
     require(known_stack, "stack", sweep.stack, "auto or at least 1")
     require(sweep.estimand in estimands, "estimand", sweep.estimand, " or ".join(estimands))

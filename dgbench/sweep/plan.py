@@ -16,6 +16,7 @@ from dgbench.sweep.design import Sweep
 from dgbench.sweep.tuning import preferred
 from dgbench.training import build_data
 from leaderboard import records
+from leaderboard.estimands import TUNING_RULES
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _environments(settings: Settings) -> tuple[list[str], list[str]]:
 def _refuse_to_tune(sweep: Sweep, settings: Settings) -> None:
     if sweep.estimand == "search-again" or sweep.draws == 1:
         return
-    if settings.selection not in ("train_val", "oracle"):
+    if settings.selection not in TUNING_RULES:
         raise UsageError(
             f"The estimand tune-once chooses between draws by the runs' own rule, and "
             f"{settings.selection} chooses between none. Add --selection train_val, or search "

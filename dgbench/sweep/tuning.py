@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from leaderboard import records
+from leaderboard import choices, records
+from leaderboard.frame import from_run
 from leaderboard.records import SelectionRule
-from leaderboard.selection import UnavailableError, select
+from leaderboard.selection import UnavailableError
 
 
 def preferred(runs: Mapping[int, Path], rule: SelectionRule) -> int | None:
-    """The draw with the best validation accuracy, of equal ones the first.
+    """The draw that the rule chooses, as the table of these runs does.
 
     Args:
         runs: folders of one trial's runs, by draw.
@@ -23,21 +24,8 @@ def preferred(runs: Mapping[int, Path], rule: SelectionRule) -> int | None:
     """
     if not all((folder / records.DONE_FILE).exists() for folder in runs.values()):
         return None
-    accuracies = {seed: _validation(records.read_run(runs[seed]), rule) for seed in runs}
-    return max(accuracies, key=accuracies.__getitem__)
-
-
-def _validation(run: records.Run, rule: SelectionRule) -> float:
-    """Mean holdout accuracy at the check that the rule picks: what the rule compares runs by."""
-    settings = run.run["settings"]
-    train_env, test_env = settings["train_env"], settings["test_env"]
+    ended = [from_run(records.read_run(folder)) for folder in runs.values()]
     try:
-        step = select(rule, run.checks, train_env, test_env)
+        return choices.preferred(rule, ended).record.draw
     except UnavailableError:
-        return -1.0
-    splits = next(check["splits"] for check in run.checks if check["step"] == step)
-    names = test_env if rule == "oracle" else train_env
-    accuracies = [splits[f"{name}/holdout"]["accuracy"] for name in names]
-    finite = [accuracy for accuracy in accuracies if accuracy is not None]
-    diverged = run.state == "diverged" or len(finite) < len(accuracies)
-    return -1.0 if diverged else sum(finite) / len(finite)
+        return 0

@@ -25,7 +25,9 @@ COLOURS = '{"data":{"grayscale":false}}'
 
 
 def key(dataset: str, protocol: str, rule: SelectionRule, data: str = "{}") -> SectionKey:
-    return SectionKey(dataset, protocol, "", "", "generalization", data, "", 1, "dgbench", rule)
+    return SectionKey(
+        dataset, protocol, "", "", "generalization", data, "", False, 1, "dgbench", rule
+    )
 
 
 KINDS = ("average", "test", "train")
