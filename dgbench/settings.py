@@ -11,7 +11,7 @@ import contextlib
 import io
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -278,7 +278,14 @@ def recorded_config(
     kept = settings.keys() - {*_DECIDES_NUMBERS}
     data = {**settings["data"], **(locations or {})}
     config = {key: settings[key] for key in settings if key in kept}
-    return {**config, "data": data, "trainer": trainer}
+    return {**config, **_left_out(settings), "data": data, "trainer": trainer}
+
+
+def _left_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record leaves out because it does nothing there, whatever its protocol says of it."""
+    from dgbench.networks import NetworkOptions
+
+    return {"network": {**asdict(NetworkOptions()), **settings["network"]}}
 
 
 def resolve_recorded(run: records.RunJson, arguments: Sequence[str]) -> Settings:

@@ -148,6 +148,16 @@ def test_a_record_is_a_configuration():
     assert resolve(recorded_config(decided)).deciding(*names) == decided
 
 
+def test_a_record_holds_what_it_leaves_out_against_its_protocol():
+    """A small network has no published weights, so its record says nothing of the protocol's."""
+    options = {"backbone": "small_cnn", "weights": "none", "batch_norm": "train"}
+    config = {"algo": "erm", "dataset": "pacs", "protocol": "domainbed", "test_env": 0}
+    made = resolve({**config, "network": options})
+    decided = made.deciding(["sketch"], ["photo"])
+    assert not {"weights", "batch_norm"} & set(decided["network"])
+    assert resolve(recorded_config(decided)).network == made.network
+
+
 def test_short_forms_hold_in_files_too(tmp_path):
     file = tmp_path / "short.yaml"
     file.write_text("algo: irm\ndataset: rotated_mnist\ntest_env: 0\n")
