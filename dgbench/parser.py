@@ -89,6 +89,11 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
     add("--search-space", default="signatures", help="What they are drawn from, or a file.")
     add("--steps", type=int, default=1000, help="Optimiser steps.")
     add("--check-every", type=int, default=100, help="Steps between two checks.")
+    add(
+        "--first-check",
+        type=int | None,
+        help="Step behind which the first check comes; default: as --check-every.",
+    )
     add("--selection", type=SelectionRule, default="train_val", help="Rule that picks the check.")
     add(
         "--matmul-precision",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,17 +24,20 @@ class ProgressBar(pl.Callback):
     Speed is that of training, input included, since it was last shown or since the last check.
     """
 
-    def __init__(self, console: Console, environments: Sequence[str], check_every: int) -> None:
+    def __init__(
+        self, console: Console, environments: Sequence[str], check_steps: Container[int]
+    ) -> None:
         """Prepares the bar.
 
         Args:
             console: where to show it.
             environments: names of the training environments.
-            check_every: steps between two lines where the console is no terminal.
+            check_steps: the steps behind which the run is measured; where the console is no
+                terminal, each has a line.
         """
         self.console = console
         self.environments = environments
-        self.check_every = check_every
+        self.check_steps = check_steps
         self.shown = 0.0
         self.since, self.steps = 0.0, 0
         self.bar = Progress(
@@ -56,7 +59,7 @@ class ProgressBar(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begins to count anew behind a check, which is no training."""
-        if trainer.global_step % self.check_every == 0 or not self.since:
+        if trainer.global_step in self.check_steps or not self.since:
             self.since, self.steps = time.monotonic(), 0
 
     def on_train_batch_end(
@@ -78,7 +81,7 @@ class ProgressBar(pl.Callback):
                 self.shown = time.monotonic()
                 values = f"{self.describe(pl_module.outputs)}  {self.speed(batch)}"
                 self.bar.update(self.task, completed=step, values=values)
-        elif step == 1 or step % self.check_every == 0 or step == trainer.max_steps:
+        elif step == 1 or step in self.check_steps:
             values = f"{self.describe(pl_module.outputs)}  {self.speed(batch)}"
             self.console.print(
                 f"step {step}/{trainer.max_steps}  {values}", highlight=False, soft_wrap=True

@@ -20,6 +20,7 @@ from dgbench.evaluation import Keep, all_splits, evaluate, splits_for_selection
 from dgbench.networks import Network
 from leaderboard import records
 from leaderboard.predictions import Predictions, PredictionsWriter
+from leaderboard.schedule import check_steps
 from leaderboard.selection import selected_steps
 
 
@@ -31,6 +32,7 @@ class Record:
         run: content of ``run.json``.
         data: what is measured on.
         description: plain values that a checkpoint carries, to be of use on its own.
+        check_steps: the steps behind which the run is measured.
     """
 
     def __init__(
@@ -59,6 +61,10 @@ class Record:
         self.description = description
         self.check_all = check_all
         self.save_predictions = save_predictions
+        settings = run["settings"]
+        self.check_steps = check_steps(
+            settings["steps"], settings["check_every"], settings.get("first_check")
+        )
 
     @property
     def settings(self) -> records.Settings:
@@ -80,10 +86,6 @@ class Record:
             records.write_json_atomic(self.folder / records.RUN_FILE, self.run)
         (self.folder / records.CHECKS_FILE).touch()
         records.truncate_checks(self.folder / records.CHECKS_FILE, step)
-
-    def is_check(self, step: int) -> bool:
-        """Whether the run is measured after this step."""
-        return step % self.settings["check_every"] == 0 or step == self.settings["steps"]
 
     def splits_at(self, step: int) -> list[tuple[int, Split]]:
         """What a check measures: all at the last one, before it what selection rules read."""

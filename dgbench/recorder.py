@@ -166,7 +166,7 @@ class Recorder(StepRecorder):
             self.train_names = self.record.names_of(outputs_now)
         self.tally.add(torch.cat([value.reshape(-1) for value in outputs_now.values()]))
         step = trainer.global_step
-        if self.record.is_check(step):
+        if step in self.record.check_steps:
             self._check(trainer, pl_module)
         stop = self._agreed_stop(trainer, step)
         if stop and step < self.record.settings["steps"]:

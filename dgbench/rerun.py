@@ -122,7 +122,8 @@ def _resuming(settings: Settings, folder: Path) -> Settings:
 
 
 def _refuse_others(recorded: Mapping[str, Any], deciding: Mapping[str, Any]) -> None:
-    other = [key for key in deciding if deciding[key] != recorded.get(key)]
+    keys = dict.fromkeys([*deciding, *recorded])
+    other = [key for key in keys if deciding.get(key) != recorded.get(key)]
     if other:
         raise UsageError(
             f"The rerun would differ from the record in {', '.join(other)}, so it would be another "

@@ -9,6 +9,7 @@ from typing import Any
 
 from dgbench.errors import UsageError
 from leaderboard import records
+from leaderboard.schedule import check_steps
 
 
 def checkpoint_to_resume(
@@ -31,7 +32,7 @@ def checkpoint_to_resume(
         resumed = folder if resume == "auto" else Path(resume)
         if resumed.resolve() != folder.resolve():
             _require_more_steps_only(resumed, folder, deciding)
-            _copy_what_a_longer_run_would_have(resumed, folder)
+            _copy_what_a_longer_run_would_have(resumed, folder, deciding)
         return checkpoint if checkpoint.exists() else None
     if checkpoint.exists() and not force:
         raise UsageError(
@@ -44,9 +45,9 @@ def checkpoint_to_resume(
 def _require_more_steps_only(resumed: Path, folder: Path, deciding: Mapping[str, Any]) -> None:
     recorded: dict[str, Any] = dict(records.read_run(resumed).run["settings"])
     different = {
-        key: f"{key} was {recorded.get(key)!r} and is {deciding[key]!r}"
-        for key in deciding
-        if recorded.get(key) != deciding[key]
+        key: f"{key} was {recorded.get(key)!r} and is {deciding.get(key)!r}"
+        for key in dict.fromkeys([*deciding, *recorded])
+        if recorded.get(key) != deciding.get(key)
     }
     same_place = folder.parent.resolve() == resumed.resolve().parent
     if same_place and set(different) == {"steps"} and deciding["steps"] > recorded["steps"]:
@@ -59,7 +60,9 @@ def _require_more_steps_only(resumed: Path, folder: Path, deciding: Mapping[str,
     )
 
 
-def _copy_what_a_longer_run_would_have(resumed: Path, folder: Path) -> None:
+def _copy_what_a_longer_run_would_have(
+    resumed: Path, folder: Path, deciding: Mapping[str, Any]
+) -> None:
     """Starts the longer run's folder with the shorter one's checkpoint and checks.
 
     The shorter run measured everything at its last check and at the selected one; the longer one
@@ -69,8 +72,8 @@ def _copy_what_a_longer_run_would_have(resumed: Path, folder: Path) -> None:
     if folder.exists() or not (resumed / records.LAST_CHECKPOINT).exists():
         return
     usual = set.intersection(*(set(check["splits"]) for check in run.checks))
-    every = run.run["settings"]["check_every"]
-    kept = [check for check in run.checks if check["step"] % every == 0]
+    due = check_steps(deciding["steps"], deciding["check_every"], deciding.get("first_check"))
+    kept = [check for check in run.checks if check["step"] in due]
     for check in kept:
         check["splits"] = {name: check["splits"][name] for name in check["splits"] if name in usual}
     folder.mkdir(parents=True)

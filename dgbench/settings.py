@@ -67,6 +67,7 @@ class Settings:
             and the search space say, without those that a flag or a file of the user's fixes.
         steps: optimiser steps.
         check_every: steps between two checks.
+        first_check: step behind which the first check comes; None is ``check_every``.
         selection: rule that picks the check whose numbers are the run's.
         matmul_precision: of float32 matrix products, as torch names it.
         trainer: arguments of Lightning's Trainer.
@@ -92,6 +93,7 @@ class Settings:
     search: SearchSpace
     steps: int
     check_every: int
+    first_check: int | None
     selection: SelectionRule
     matmul_precision: Literal["highest", "high", "medium"]
     trainer: dict[str, Any]
@@ -127,12 +129,19 @@ class Settings:
             "hparams_seed": self.hparams_seed,
             "steps": self.steps,
             "check_every": self.check_every,
+            **self._own_first_check(),
             "selection": self.selection,
             "matmul_precision": self.matmul_precision,
             "precision": "32-true",
             "deterministic": False,
             **trainer,
         }
+
+    def _own_first_check(self) -> dict[str, int]:
+        """The first check, where it is not that of ``check_every``."""
+        if self.first_check is None or self.first_check == self.check_every:
+            return {}
+        return {"first_check": self.first_check}
 
     def _algorithm_files(self) -> dict[str, str]:
         """Of the algorithm's files, which decide numbers by what is in them."""
@@ -285,7 +294,10 @@ def _left_out(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a record leaves out because it does nothing there, whatever its protocol says of it."""
     from dgbench.networks import NetworkOptions
 
-    return {"network": {**asdict(NetworkOptions()), **settings["network"]}}
+    return {
+        "first_check": settings.get("first_check"),
+        "network": {**asdict(NetworkOptions()), **settings["network"]},
+    }
 
 
 def resolve_recorded(run: records.RunJson, arguments: Sequence[str]) -> Settings:
@@ -412,11 +424,10 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
             f"--hparams-seed is {values['hparams_seed']}; it must be at least 0, which is the "
             "defaults."
         )
-    if values["steps"] < 1 or values["check_every"] < 1:
-        raise UsageError(
-            f"--steps is {values['steps']} and --check-every is {values['check_every']}; "
-            "both must be at least 1."
-        )
+    for name in ("steps", "check_every", "first_check"):
+        if values[name] is not None and values[name] < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is {values[name]}; it must be at least 1.")
     values["data_seed"] = _data_seed(values)
     values["test_env"] = _listed(values["test_env"])
     values["train_env"] = None if values["train_env"] is None else _listed(values["train_env"])

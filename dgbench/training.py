@@ -241,7 +241,7 @@ def _train(
     callbacks: list[pl.Callback] = [recorder]
     if console is not None:
         # Before the recorder, whose checks would count as time spent on training.
-        callbacks.insert(0, ProgressBar(console, deciding["train_env"], settings.check_every))
+        callbacks.insert(0, ProgressBar(console, deciding["train_env"], record.check_steps))
     if claim is not None:
         callbacks.insert(0, ClaimGuard(claim))
     loggers = build_loggers(settings.logger, folder)

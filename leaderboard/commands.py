@@ -52,6 +52,8 @@ def _flags(settings_text: str, search: str) -> tuple[str, ...]:
     ]
     flags += [f"--search-space={drawn['space']}"] if drawn else []
     flags += [f"--{key.replace('_', '-')}={_text(settings[key])}" for key in _OWN]
+    # Spelt out where the record leaves it out, too: its protocol may say otherwise.
+    flags.append(f"--first-check={settings.get('first_check', settings['check_every'])}")
     flags += [f"--trainer.{key}={_text(settings[key])}" for key in _TRAINER if key in settings]
     return tuple(flags)
 

@@ -21,6 +21,7 @@ from leaderboard.records import (
     SplitRecord,
     canonical_json,
 )
+from leaderboard.schedule import check_steps
 from leaderboard.selection import selected_steps
 
 TOLERANCES: Mapping[str, float] = {"accuracy": 0.0, "nll": 1e-6, "brier": 1e-6, "ece": 1e-4}
@@ -75,11 +76,13 @@ def _sizes(run: RunJson) -> dict[str, int]:
 def _of_steps(run: RunJson, lines: Sequence[CheckLine], done: DoneJson) -> Iterator[str]:
     steps, settings = [line["step"] for line in lines], run["settings"]
     last = settings["steps"] if done["status"] == "finished" else (steps[-1] if steps else 0)
-    expected = sorted({*range(settings["check_every"], last + 1, settings["check_every"]), last})
+    every, first = settings["check_every"], settings.get("first_check")
+    expected = sorted(s for s in check_steps(settings["steps"], every, first) if s <= last)
     if steps != expected:
+        begun = "" if first is None else f" from {first} on"
         yield (
             f"checks.jsonl: checks after steps {_shortened(steps)}, but settings that check every "
-            f"{settings['check_every']} of {last} steps ask for {_shortened(expected)}"
+            f"{every} of {last} steps{begun} ask for {_shortened(expected)}"
         )
     seconds = [*(line["seconds"] for line in lines), done["seconds"]]
     if any(later < earlier for earlier, later in pairwise(seconds)):

@@ -61,7 +61,10 @@ State = Literal["finished", "diverged", "interrupted", "running", "failed"]
 
 
 class Settings(TypedDict):
-    """All that decides the numbers of a run, and nothing else: `run_id` hashes it."""
+    """All that decides the numbers of a run, and nothing else: `run_id` hashes it.
+
+    `first_check` stands in runs whose first check is not that of `check_every`.
+    """
 
     algo: dict[str, Any]
     data: dict[str, Any]
@@ -74,6 +77,7 @@ class Settings(TypedDict):
     hparams_seed: int
     steps: int
     check_every: int
+    first_check: NotRequired[int]
     selection: SelectionRule
     precision: str
     matmul_precision: Literal["highest", "high", "medium"]

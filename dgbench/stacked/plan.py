@@ -84,6 +84,7 @@ def likeness(run: Settings) -> dict[str, Any]:
                 "train_env",
                 "steps",
                 "check_every",
+                "first_check",
                 "selection",
                 "matmul_precision",
                 "force",

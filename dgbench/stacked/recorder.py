@@ -69,7 +69,7 @@ class StackedRecorder(StepRecorder):
             self.train_names = self.runs[0].names_of({n: v[0] for n, v in shown.items()})
         self.tally.add(torch.cat([v.reshape(len(self.runs), -1) for v in shown.values()], dim=1))
         step = trainer.global_step
-        if self.runs[0].is_check(step):
+        if step in self.runs[0].check_steps:
             self._check(trainer, pl_module)
         if self.stop_requested and step < self.runs[0].settings["steps"]:
             self._save(trainer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from itertools import islice, pairwise
@@ -20,6 +19,7 @@ from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings
 from dgbench.training import build_algorithm, build_data, build_trainer
 from leaderboard import records
+from leaderboard.schedule import check_steps
 
 _STEPS = 8
 _SECONDS = 5.0
@@ -99,7 +99,7 @@ def measure(settings: Settings) -> Cost:
         trainer.save_checkpoint(checkpoint)
         weights = checkpoint.stat().st_size * (2 if settings.selection == "train_val" else 1)
         image = _seconds_per_image(trainer, algorithm, data)
-    checks = math.ceil(settings.steps / settings.check_every)
+    checks = len(check_steps(settings.steps, settings.check_every, settings.first_check))
     read, every = splits_for_selection(data), all_splits(data)
     splits = [*read * (checks - 1), *every]
     images = sum(len(data.split_indices(*split)) for split in splits)

@@ -21,7 +21,7 @@ def test_lines_show_speed_of_training_without_the_time_of_checks(images, unit, m
     seconds = SimpleNamespace(monotonic=lambda: next(clock))
     monkeypatch.setattr(progress, "time", seconds)
     console = Console(file=io.StringIO(), width=200)
-    bar = progress.ProgressBar(console, ["north"], check_every=3)
+    bar = progress.ProgressBar(console, ["north"], check_steps={3, 6})
     trainer: Any = SimpleNamespace(global_step=0, max_steps=6, is_global_zero=True)
     algorithm = make_algorithm("erm", make_data())
     algorithm.outputs = {"risks": torch.tensor([0.25])}
