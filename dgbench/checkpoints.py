@@ -86,7 +86,9 @@ def read(path: Path) -> Checkpoint:
     if weights.keys() != network.state_dict().keys():
         # The algorithm has made something else of the network.
         environments = len(settings["train_env"])
-        network = make_algorithm(settings["algo"], network, environments, ours["views"]).network
+        network = make_algorithm(
+            settings["algo"], network, environments, ours["views"], settings["trial_seed"]
+        ).network
     floats = (value.dtype for value in weights.values() if value.is_floating_point())
     network.to(next(floats)).load_state_dict(weights)
     return Checkpoint(

@@ -16,6 +16,7 @@ from datamodules.seeds import derive_seed
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
 from dgbench.networks import Network, OneLogitClassifier
+from dgbench.runtime import seeded
 
 # Relative difference of losses and gradients, in float64, up to which two forms are one problem.
 _SAME = 1e-7
@@ -48,8 +49,7 @@ class Form:
             columns: of the table's inputs.
             seed: decides the initial weights.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "network"))
+        with seeded(derive_seed(seed, "network")):
             line = nn.Linear(columns, 1)
         if self.regression:
             with_constant = nn.Linear(columns + 1, 1, bias=False)
@@ -153,7 +153,8 @@ def make_algorithm(
     """
     environments = len(np.unique(table.environment))
     network = form.network(table.inputs.shape[1], seed)
-    return kind(network=network, n_environments=environments, **options)
+    with seeded(derive_seed(seed, "algorithm")):
+        return kind(network=network, n_environments=environments, **options)
 
 
 def _gradients(

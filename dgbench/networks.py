@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from datamodules.seeds import derive_seed
 from dgbench import backbones
 from dgbench.errors import UsageError
+from dgbench.runtime import seeded
 
 BatchNorm = Literal["train", "frozen"]
 _GROUPS = 8
@@ -218,8 +219,7 @@ def build_network(
             "use --network.logits all."
         )
     published = backbones.is_published(options.backbone)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "network"))
+    with seeded(derive_seed(seed, "network")):
         featurizer: nn.Module
         if published:
             featurizer, width = backbones.build_trunk(

@@ -1,12 +1,14 @@
-"""Process-wide settings of torch and Lightning, held for the length of a run and given back."""
+"""Process-wide settings and generators, held for a while and given back as they were."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import warnings
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 _EXPECTED_WARNINGS = (
@@ -34,6 +36,27 @@ def matmul_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Makes what draws from the global generators a function of a seed, and gives them back.
+
+    These are Python's, NumPy's and, of torch's, the processor's; other devices' are seeded, too.
+
+    Args:
+        seed: at least 0.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import SPLITS
+from datamodules.seeds import derive_seed
 from dgbench import BENCHMARK_VERSION, registry
 from dgbench.algorithms.base import Algorithm
 from dgbench.claim_guard import ClaimGuard
@@ -31,7 +32,7 @@ from dgbench.provenance import hardware, provenance
 from dgbench.record import Record
 from dgbench.recorder import Recorder
 from dgbench.resuming import checkpoint_to_resume
-from dgbench.runtime import matmul_precision, quiet_lightning
+from dgbench.runtime import matmul_precision, quiet_lightning, seeded
 from dgbench.settings import Settings
 from leaderboard import records
 
@@ -151,26 +152,32 @@ def build_algorithm(settings: Settings, data: EnvironmentDataModule) -> Algorith
         len(data.class_names),
         settings.trial_seed,
     )
-    return make_algorithm(settings.algo, network, len(data.train_environments), data.views)
+    environments = len(data.train_environments)
+    return make_algorithm(settings.algo, network, environments, data.views, settings.trial_seed)
 
 
 def make_algorithm(
-    algo: Mapping[str, Any], network: Network, n_environments: int, views: Sequence[str]
+    algo: Mapping[str, Any],
+    network: Network,
+    n_environments: int,
+    views: Sequence[str],
+    trial_seed: int,
 ) -> Algorithm:
-    """An algorithm by its name and options.
+    """An algorithm by its name and options, leaving global random state as it was.
 
     Args:
         algo: ``name`` and the options.
         network: what it trains, or builds what it trains from.
         n_environments: number of training environments.
         views: those that the data set declares, for algorithms that leave the choice to it.
+        trial_seed: decides what the algorithm draws, such as weights of modules of its own.
     """
     options = {key: value for key, value in algo.items() if key != "name"}
     if "views" in options and options["views"] is None:
         options["views"] = list(views)
-    algorithm: Algorithm = registry.load("algorithm", algo["name"])(
-        network=network, n_environments=n_environments, **options
-    )
+    kind = registry.load("algorithm", algo["name"])
+    with seeded(derive_seed(trial_seed, "algorithm")):
+        algorithm: Algorithm = kind(network=network, n_environments=n_environments, **options)
     return algorithm
 
 
@@ -267,7 +274,8 @@ def _train(
     # run to float32.
     trainer.precision_plugin.convert_module(algorithm)
     leave_at_exit()
-    with signals_asking(recorder):
+    # Steps have seeds of their own; Lightning's hooks before them may build modules, too.
+    with signals_asking(recorder), seeded(derive_seed(settings.trial_seed, "hooks")):
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     # Not a hook: Lightning calls none where the checkpoint is of the last step.
     recorder.close(trainer, algorithm)

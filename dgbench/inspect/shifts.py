@@ -29,6 +29,7 @@ from datamodules.base import EnvironmentDataModule
 from datamodules.seeds import derive_seed
 from dgbench.networks import NetworkOptions, build_network
 from dgbench.protocols import configs
+from dgbench.runtime import seeded
 
 TRIALS = 4
 # Features that a network tells environments apart by, and points of the integrals, as published.
@@ -183,8 +184,7 @@ class EnvironmentClassifier(nn.Module):
         super().__init__()
         self.classes = classes
         self.features = build_network(options, input_shape, DIMENSIONS, seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "shifts"))
+        with seeded(derive_seed(seed, "shifts")):
             self.of_class = nn.Linear(classes, DIMENSIONS)
             self.head = nn.Linear(DIMENSIONS, 2)
             for line in (self.of_class, self.head):
