@@ -113,7 +113,8 @@ def load(kind: Kind, name: str) -> type:
         name: a name of the suite, or ``package.module.Class`` for one from elsewhere.
 
     Raises:
-        UsageError: when there is no such thing, with the names that come close and all others.
+        UsageError: when there is no such thing, with the names that come close and all others, or
+            when its numbers would not be its own.
     """
     if "." in name:
         return _load_dotted(kind, name)
@@ -159,7 +160,20 @@ def _load_dotted(kind: Kind, name: str) -> type:
     expected = getattr(importlib.import_module(f"{package}.base"), base)
     if not (isinstance(found, type) and issubclass(found, expected)):
         raise UsageError(f"{_FLAGS[kind]} {name} is not a subclass of {package}.base.{base}.")
+    if kind == "algorithm":
+        _refuse_forward(name, found, expected)
     return found
+
+
+def _refuse_forward(name: str, found: Any, base: Any) -> None:
+    """Refuses an algorithm that predicts with more than its network."""
+    if found.forward is not base.forward:
+        raise UsageError(
+            f"--algo {name} has a forward of its own, but what is measured, saved and loaded is an "
+            "algorithm's network alone: its numbers would be those of another method. Compute in "
+            "objective what training needs, and put what predicts into self.network, a "
+            "dgbench.networks.Network."
+        )
 
 
 def _entry(module: str, tree: ast.Module, known: set[str]) -> Entry | None:

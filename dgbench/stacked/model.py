@@ -24,7 +24,6 @@ from dgbench.stacked.traced import trace
 
 # What every module has of its own accord; what an algorithm adds to it are its options.
 _LIGHTNINGS_OWN = frozenset(vars(pl.LightningModule()))
-_PURE = frozenset({"forward"})
 
 
 class StackedAlgorithm(pl.LightningModule):
@@ -296,7 +295,7 @@ def overridden_hooks(algorithm: type[Algorithm]) -> list[str]:
     """
     own = algorithm.__mro__[: algorithm.__mro__.index(Algorithm)]
     named = {name for owner in own for name in vars(owner) if not name.startswith("__")}
-    return sorted((named & set(dir(pl.LightningModule))) - _PURE)
+    return sorted(named & set(dir(pl.LightningModule)))
 
 
 def _differing(algorithms: Sequence[Algorithm]) -> list[str]:

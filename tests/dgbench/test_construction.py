@@ -114,8 +114,9 @@ def test_what_the_suite_has_keeps_the_weights_that_its_network_alone_was_seeded_
     assert differing(unseeded.state_dict(), built.state_dict()) == []
 
 
-def states() -> tuple[Any, ...]:
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+def states() -> list[Any]:
+    numpy: Any = np.random.get_state()
+    return [random.getstate(), numpy[1].tolist(), torch.get_rng_state().tolist()]
 
 
 def test_global_generators_are_seeded_and_given_back_even_by_what_fails(tmp_path):

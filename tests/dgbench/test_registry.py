@@ -6,18 +6,27 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import datamodules
 import dgbench.algorithms
 from datamodules.base import EnvironmentDataModule
 from dgbench import registry
 from dgbench.algorithms.base import Algorithm
+from dgbench.algorithms.erm import ERM
 from dgbench.errors import UsageError
 from dgbench.registry import Kind
+from dgbench.screen import algorithm_options
+from dgbench.settings import resolve
+from dgbench.stacked.model import StackedAlgorithm
+from dgbench.stacked.plan import own_obstacle
+from tests.synthetic import small_network
 
 HOMES: dict[Kind, tuple[Any, type]] = {
     "algorithm": (dgbench.algorithms, Algorithm),
@@ -139,6 +148,17 @@ from dgbench.algorithms.erm import ERM
 class Mine(ERM):
     """Not published."""
 
+class Doubting(ERM):
+    def forward(self, inputs):
+        return 0.5 * self.network(inputs)
+
+class Mixin:
+    def forward(self, inputs):
+        return self.network(inputs)
+
+class Mixed(Mixin, ERM):
+    pass
+
 class Other:
     pass
 
@@ -183,3 +203,28 @@ def test_what_cannot_be_imported_is_refused_with_the_reason(elsewhere, name):
         UsageError, match=rf"--algo {name} could not be imported: .*Missing|no_such"
     ):
         registry.load("algorithm", name)
+
+
+@pytest.mark.parametrize("name", ["Doubting", "Mixed"])
+def test_an_algorithm_that_would_be_scored_with_anothers_numbers_is_refused(elsewhere, name):
+    name = f"{elsewhere}.{name}"
+    config = {"algo": name, "test_env": 2}
+    loaders: list[Callable[[], object]] = [
+        lambda: registry.load("algorithm", name),
+        lambda: resolve(config),
+        lambda: algorithm_options(name, []),
+        lambda: own_obstacle(replace(resolve({**config, "algo": "erm"}), algo={"name": name})),
+    ]
+    for load in loaders:
+        with pytest.raises(UsageError, match=rf"--algo {name} has a forward of its own, but"):
+            load()
+
+
+def test_algorithms_with_a_forward_of_their_own_are_not_stacked():
+    class Doubting(ERM):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return 0.5 * super().forward(inputs)
+
+    algorithms = [Doubting(network=small_network(), n_environments=2) for _ in range(2)]
+    with pytest.raises(UsageError, match="Doubting has a forward of its own"):
+        StackedAlgorithm(algorithms)
