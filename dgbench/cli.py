@@ -320,6 +320,7 @@ def _verify(folder: Path) -> int:
     parts = (
         ("Violation", report.violations),
         ("Checked", report.checked),
+        ("Remark", report.remarks),
         ("Not checked", report.unchecked),
     )
     for word, lines in parts:

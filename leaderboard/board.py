@@ -189,6 +189,11 @@ class Row:
     prior_knowledge: tuple[str, ...]
     conclusions: tuple[tuple[str, int], ...]
 
+    @property
+    def data_seeds(self) -> int:
+        """How many its trials have; a standard error over fewer than trials is too small."""
+        return len({trial.data_seed for trial in self.trials})
+
 
 @dataclass(frozen=True, order=True)
 class SectionKey:

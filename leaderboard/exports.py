@@ -70,7 +70,7 @@ COLUMNS: Mapping[str, str] = {
     "tuned_once": "bool_",
     "held_out": "int64",
     **dict.fromkeys(("algorithm", "label", "settings"), "string"),
-    **dict.fromkeys(("draws", "trials"), "int64"),
+    **dict.fromkeys(("draws", "trials", "data_seeds"), "int64"),
     "over": "string",  # environment, average or worst
     "environment": "string",  # null for average and worst
     "n": "int64",
@@ -99,6 +99,7 @@ def flat_rows(board: Board) -> Iterator[dict[str, Any]]:
                 "settings": row.settings,
                 "draws": row.draws,
                 "trials": len(row.trials),
+                "data_seeds": row.data_seeds,
                 "rank": row.rank,
                 "prior_knowledge": ", ".join(row.prior_knowledge),
             }

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from leaderboard import tables
 from leaderboard.board import Board, Overall, Row, Section
 from leaderboard.details import WHOLE, pack, shared_key
+from leaderboard.marks import marks
 from leaderboard.pictures import Picture, look_of, overall_pictures, section_pictures
 from leaderboard.plots import Style
 from leaderboard.tables import Entry, Heading
@@ -119,11 +120,11 @@ def _row(
             opens, of = f"{r}:{WHOLE}", "all environments"
         else:
             opens, of = "", ""
-        marks = [*["tied"] * entry.bold, *["partial"] * entry.partial]
-        cells.append(_Cell(entry, " ".join([classes[place], *marks]).strip(), opens, of))
+        kinds = [*["tied"] * entry.bold, *["partial"] * entry.partial]
+        cells.append(_Cell(entry, " ".join([classes[place], *kinds]).strip(), opens, of))
     draws = [f"best of {row.draws} draws"] * (row.draws > 1 and "draws" not in row.label)
-    marks = draws + [f"{tables.PRIOR_KNOWLEDGE} prior knowledge"] * bool(row.prior_knowledge)
-    return {"label": row.label, "style": look[row.label], "marks": marks, "cells": cells}
+    marked = [*draws, *(f"{mark.symbol} {mark.short}" for mark in marks(row))]
+    return {"label": row.label, "style": look[row.label], "marks": marked, "cells": cells}
 
 
 def _overall(overall: Overall, look: Mapping[str, Style]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from leaderboard.board import (
     Section,
     SectionKey,
 )
+from leaderboard.marks import marks
 from leaderboard.records import SelectionRule, folder_name
 from leaderboard.statistics import (
     LEVEL,
@@ -36,9 +37,6 @@ MOST_ENVIRONMENTS = 30
 
 MOST_TOGETHER = 5
 """Environments held out with another one that its title names."""
-
-MOST_CONCLUSIONS = 3
-"""Different outcomes of a method that tests sets which a footnote tells."""
 
 RULES: dict[SelectionRule, str] = {
     "train_val": "the best mean holdout accuracy of the training environments",
@@ -86,8 +84,6 @@ class Entry(NamedTuple):
 
 
 NOTHING = Entry("—")
-
-PRIOR_KNOWLEDGE = "‡"
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -172,8 +168,8 @@ def column_title(column: Column) -> str:
 
 
 def row_title(row: Row) -> str:
-    """The label of a row, with a mark where its runs had prior knowledge."""
-    return f"{row.label} {PRIOR_KNOWLEDGE}" if row.prior_knowledge else row.label
+    """The label of a row with its marks."""
+    return " ".join([row.label, *(mark.symbol for mark in marks(row))])
 
 
 def shown_columns(section: Section) -> tuple[Column, ...]:
@@ -185,19 +181,8 @@ def notes(section: Section) -> list[str]:
     """What a reader must know about a table, whole sentences."""
     left = len(section.columns) - MOST_ENVIRONMENTS
     more = f"{left} more environments are in leaderboard.csv; average and worst are over all."
-    known = [_prior_knowledge(row) for row in section.rows if row.prior_knowledge]
-    return [*section.notes, *known, *[more] * (left > 0)]
-
-
-def _prior_knowledge(row: Row) -> str:
-    runs = sum(count for _, count in row.conclusions)
-    found = [f"{text} ({count} of {runs} runs)" for text, count in row.conclusions]
-    more = [f"and {len(found) - MOST_CONCLUSIONS} more"] * (len(found) > MOST_CONCLUSIONS)
-    return (
-        f"{PRIOR_KNOWLEDGE} {row.label} had prior knowledge that other algorithms have not: the "
-        f"variables {', '.join(row.prior_knowledge)} of each sample. It found "
-        f"{'; '.join([*found[:MOST_CONCLUSIONS], *more])}."
-    )
+    of_rows = [f"{mark.symbol} {mark.note}" for row in section.rows for mark in marks(row)]
+    return [*section.notes, *of_rows, *[more] * (left > 0)]
 
 
 def headings(section: Section) -> list[Heading]:

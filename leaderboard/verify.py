@@ -22,6 +22,7 @@ from leaderboard.details import unpack
 from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
 from leaderboard.frame import LeftOut, Record, content_sha256
+from leaderboard.marks import marks
 from leaderboard.page import page
 from leaderboard.records import (
     CHECKS_FILE,
@@ -66,11 +67,13 @@ class Report:
     Attributes:
         violations: What is not as it must be.
         checked: What was checked, with counts.
+        remarks: What is as it is allowed to be, but a reader must know.
         unchecked: What could not be, and why.
     """
 
     violations: tuple[Finding, ...]
     checked: tuple[str, ...]
+    remarks: tuple[str, ...]
     unchecked: tuple[str, ...]
 
 
@@ -87,8 +90,13 @@ def verify(folder: str | Path) -> Report:
     submission = _Submission(Path(folder))
     found = tuple(dict.fromkeys(_findings(submission)))
     if submission.board is None:
-        return Report(found, (), ())
-    return Report(found, tuple(_checked(submission)), tuple(_unchecked(submission)))
+        return Report(found, (), (), ())
+    return Report(
+        found,
+        tuple(_checked(submission)),
+        tuple(_remarks(submission.board)),
+        tuple(_unchecked(submission)),
+    )
 
 
 def findings(folder: str | Path) -> Iterator[Finding]:
@@ -339,6 +347,14 @@ def _extent(section: Section) -> str:
         f"{title(section)}: {len(section.rows)} rows of {counts} trials; held out: {held_out}, of "
         f"{len(section.environments)} environments"
     )
+
+
+def _remarks(board: Board) -> Iterator[str]:
+    """The footnotes of rows, of the tables that are reported."""
+    for section in board.sections:
+        if section.reported:
+            found = [mark.note for row in section.rows for mark in marks(row)]
+            yield from (f"{title(section)}: {note}" for note in found)
 
 
 def _unchecked(submission: _Submission) -> Iterator[str]:
