@@ -38,18 +38,22 @@ def fit(**config: Any) -> Run:
     return run(resolve(config))
 
 
-def load(checkpoint: str | Path) -> Network:
+def load(checkpoint: str | Path, algo: str | None = None) -> Network:
     """Loads the network of a checkpoint as a plain ``torch.nn.Module`` in evaluation mode.
 
     Args:
         checkpoint: a ``last.ckpt`` or ``selected.ckpt`` of a run.
+        algo: the algorithm, if it is of your own, makes a network of its own and is not imported
+            yet: a checkpoint from elsewhere imports nothing that its reader does not name.
 
     Returns:
         A module that maps inputs of the data set's shape to logits ``(n, classes)``.
 
     Raises:
-        dgbench.errors.UsageError: when the file is no checkpoint of this suite.
+        dgbench.errors.UsageError: when the file is no checkpoint of this suite, or names code that
+            is neither named here nor imported.
     """
+    from dgbench.arguments import as_flags
     from dgbench.checkpoints import read
 
-    return read(Path(checkpoint)).network
+    return read(Path(checkpoint), as_flags({"algo": algo} if algo else {})).network

@@ -8,12 +8,13 @@ import sys
 
 def main() -> int:
     """Runs the command line of this process; returns its exit code."""
-    # `python -m` puts the current folder first, where a user's own `datamodules` would shadow ours;
-    # the installed script leaves it out, where `--algo my_package.Mine` would look for it.
+    # `python -m` puts the current folder first, where a user's own `datamodules` would shadow ours,
+    # and a `timm.py` that came along with a checkpoint would be imported for a missing package.
+    # `--algo my_package.Mine` looks there all the same: the registry sees to it.
     # In our own checkout they are ours; behind an installed copy, a sweep's workers would run that.
     here = {"", os.getcwd()}
     if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) not in here:
-        sys.path[:] = [*(path for path in sys.path if path not in here), os.getcwd()]
+        sys.path[:] = [path for path in sys.path if path not in here]
     from dgbench.cli import main as run
 
     return run(sys.argv[1:])

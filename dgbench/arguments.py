@@ -65,6 +65,24 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
             yield argument
 
 
+def paired(flags: Sequence[str]) -> list[str]:
+    """Flags with their values as ``--flag=value``, whichever way they were typed.
+
+    Args:
+        flags: such as ``--steps 9`` or ``--steps=9``.
+
+    >>> paired(["--steps", "9", "--force", "--out=runs"])
+    ['--steps=9', '--force', '--out=runs']
+    """
+    found: list[str] = []
+    for part in flags:
+        if part.startswith("--") or not found or "=" in found[-1]:
+            found.append(part)
+        else:
+            found[-1] += f"={part}"
+    return found
+
+
 def _as_list(values: list[str]) -> str:
     items = [int(value) if value.isdigit() else value for value in values]
     return yaml.safe_dump(items, default_flow_style=True, width=10**6).strip()

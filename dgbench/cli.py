@@ -21,6 +21,8 @@ from dgbench.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dgbench.checkpoints import Checkpoint
+
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
 _ICP_OPTIONS = ("test", "alpha", "bonferroni", "intervals", "screen", "keep")
@@ -111,31 +113,54 @@ def _fit(arguments: list[str]) -> int:
 
 def _test(arguments: list[str]) -> int:
     """Scores a checkpoint on every environment of its data set."""
-    parser = argparse.ArgumentParser(prog="dgbench test", description=_test.__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="last.ckpt or selected.ckpt")
-    options = parser.parse_args(arguments)
-    from dgbench.checkpoints import read, score
+    parser = argparse.ArgumentParser(
+        prog="dgbench test", description=_test.__doc__, allow_abbrev=False
+    )
+    _, checkpoint = _read_checkpoint(parser, arguments)
+    from dgbench.checkpoints import score
     from dgbench.report import show_scores
 
-    checkpoint = read(options.checkpoint)
     show_scores(_console(), checkpoint.settings, checkpoint.step, score(checkpoint))
     return 0
 
 
 def _predict(arguments: list[str]) -> int:
     """Labels images with a checkpoint and writes a CSV."""
-    parser = argparse.ArgumentParser(prog="dgbench predict", description=_predict.__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="last.ckpt or selected.ckpt")
+    parser = argparse.ArgumentParser(
+        prog="dgbench predict", description=_predict.__doc__, allow_abbrev=False
+    )
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument(
         "--out", type=Path, required=True, help="CSV file: path, class, probability"
     )
-    options = parser.parse_args(arguments)
-    from dgbench.checkpoints import predict, read
+    options, checkpoint = _read_checkpoint(parser, arguments)
+    from dgbench.checkpoints import predict
 
-    predict(read(options.checkpoint), options.images, options.out)
+    predict(checkpoint, options.images, options.out)
     _console().print(f"{len(options.images)} images labelled in {options.out}", highlight=False)
     return 0
+
+
+def _read_checkpoint(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, Checkpoint]:
+    """Parses a command that reads a checkpoint, and reads it."""
+    from dgbench.arguments import as_flags
+
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="last.ckpt or selected.ckpt")
+    for flag in ("--algo", "--dataset"):
+        text = "name of the checkpoint's, if it is your own: none is imported that is not named"
+        add(flag, metavar="PACKAGE.CLASS", help=text)
+    options, rest = parser.parse_known_args(arguments)
+    # Options of one's own class may name code, too; what they are, the class alone knows.
+    other = [flag for flag in rest if not flag.startswith(("--algo.", "--data."))]
+    if other:
+        parser.error(f"unrecognized arguments: {' '.join(other)}")
+    given = {name: getattr(options, name) for name in ("algo", "dataset") if getattr(options, name)}
+    from dgbench.checkpoints import read
+
+    return options, read(options.checkpoint, [*as_flags(given), *rest])
 
 
 def _sweep(arguments: list[str]) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -149,9 +151,12 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
 
 def _load_dotted(kind: Kind, name: str) -> type:
     module, _, class_name = name.rpartition(".")
+    here = os.getcwd()
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(
             f"{_FLAGS[kind]} {name} could not be imported: {error}. It names a class as "
             "package.module.Class, and its package must be installed or in the current folder."

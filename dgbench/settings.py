@@ -33,6 +33,7 @@ from dgbench.parser import (
 from dgbench.protocols import Names, configs, names_of
 from dgbench.search_space import draw, hyperparameters
 from dgbench.search_spaces import SearchSpace, read
+from dgbench.trust import refuse_unnamed_code
 from leaderboard import records
 from leaderboard.records import SelectionRule
 
@@ -275,19 +276,33 @@ def resolve_inspection(arguments: Sequence[str]) -> DataSettings:
 
 
 def recorded_config(
-    settings: Mapping[str, Any], locations: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any],
+    locations: Mapping[str, Any] | None = None,
+    *,
+    flags: Sequence[str] = (),
+    source: str = "The record",
 ) -> dict[str, Any]:
     """A record's settings as a configuration: what :meth:`Settings.deciding` wrote, taken back.
+
+    Whatever a record says becomes settings by this one way, so that none imports code unasked.
 
     Args:
         settings: ``settings`` of a ``run.json``.
         locations: where its source files are, as :meth:`Settings.locations` said.
+        flags: what the user typed, in long forms, among it the names of code to be imported.
+        source: where the record is, for messages.
+
+    Raises:
+        UsageError: when it names code from elsewhere that the flags do not name.
     """
     trainer = {key: settings[key] for key in _DECIDES_NUMBERS if key in settings}
     kept = settings.keys() - {*_DECIDES_NUMBERS}
-    data = {**settings["data"], **(locations or {})}
+    # Nothing that decides numbers is a location: the settings, which the run id covers, win.
+    data = {**(locations or {}), **settings["data"]}
     config = {key: settings[key] for key in settings if key in kept}
-    return {**config, **_left_out(settings), "data": data, "trainer": trainer}
+    config = {**config, **_left_out(settings), "data": data, "trainer": trainer}
+    refuse_unnamed_code(config, flags, source)
+    return config
 
 
 def _left_out(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,7 +329,7 @@ def resolve_recorded(run: records.RunJson, arguments: Sequence[str]) -> Settings
     flags, _, _ = sorted_out(arguments)
     locations = run["provenance"].get("locations", {})
     here = {name: path for name, path in locations.items() if Path(str(path)).exists()}
-    layer = recorded_config(run["settings"], here)
+    layer = recorded_config(run["settings"], here, flags=flags)
     return _second_phase(names_of([layer], flags), [layer], flags)
 
 
@@ -334,7 +349,7 @@ def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
     run = records.read_run(folder)
     locations = run.run["provenance"].get("locations", {})
     return {
-        **recorded_config(run.run["settings"], locations),
+        **recorded_config(run.run["settings"], locations, flags=flags, source=str(folder)),
         "out": str(folder.resolve().parents[2]),
         "resume": str(folder.resolve()),
         "check_all": _measured_all(run),

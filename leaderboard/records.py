@@ -50,6 +50,7 @@ LAST_CHECKPOINT = "last.ckpt"
 SELECTED_CHECKPOINT = "selected.ckpt"
 PREDICTIONS_FILE = "predictions.npz"
 
+_SHOWN = 300  # characters of what a message repeats
 _ATTEMPTS = 5  # to read a file that others replace, each with a new one
 
 RUN_SCHEMA = "dgbench.run/1"
@@ -472,6 +473,15 @@ def validate_run(obj: object) -> RunJson:
     return run
 
 
+def validate_settings(obj: object) -> Settings:
+    """Return `obj` as the settings of a run, which a checkpoint repeats.
+
+    Raises:
+        RecordError: it does not follow the schema.
+    """
+    return cast(Settings, _validate(obj, RUN_FILE, "settings"))
+
+
 def validate_check(obj: object) -> CheckLine:
     """Return `obj` as a line of `checks.jsonl`.
 
@@ -524,23 +534,35 @@ def _refuse_other_schema(obj: object, ours: str) -> None:
         )
 
 
-def _validate(obj: object, schema: str) -> object:
-    validator, title = _validator(schema)
-    # The whole is checked in microseconds; what is wrong is looked for only where something is.
-    if not validator.is_valid(obj):
+def _validate(obj: object, schema: str, part: str = "") -> object:
+    validator, title = _validator(schema, part)
+    try:
+        # The whole is checked in microseconds; what is wrong is looked for only where something is.
+        if validator.is_valid(obj):
+            return obj
         error = min(validator.iter_errors(obj), key=lambda error: len(error.instance_path))
-        place = ".".join(map(str, error.instance_path)) or "the whole"
-        raise RecordError(f"{title}: {place}: {error.message}; see leaderboard/schemas/{schema}")
-    return obj
+    except ValueError as unlike_json:
+        raise RecordError(f"{title}: not what JSON can hold: {unlike_json}") from unlike_json
+    place = ".".join(map(str, error.instance_path)) or "the whole"
+    # The message repeats what was found, however long that is.
+    what = f"{_shortened(place)}: {_shortened(error.message)}"
+    raise RecordError(f"{title}: {what}; see leaderboard/schemas/{schema}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 @functools.cache
-def _validator(schema: str) -> tuple[Draft202012Validator, str]:
+def _validator(schema: str, part: str) -> tuple[Draft202012Validator, str]:
     from jsonschema_rs import Draft202012Validator
 
     text = resources.files("leaderboard").joinpath("schemas", schema).read_text(encoding="utf-8")
     content = json.loads(text)
-    return Draft202012Validator(content), content["title"]
+    title = content["title"]
+    if part:
+        content = {**content["properties"][part], "$defs": content["$defs"]}
+    return Draft202012Validator(content), part or title
 
 
 # Reading

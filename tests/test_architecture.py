@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "search_space",
         "subset_network",
     ),
-    ("arguments", "claims", "protocols", "reproductions", "search_spaces"),
+    ("arguments", "claims", "protocols", "reproductions", "search_spaces", "trust"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
     (
         "record",

@@ -43,7 +43,7 @@ def test_killed_twenty_times_at_random_it_ends_in_the_same_bits(tmp_path):
         process.kill()
         process.wait()
         (broken,) = records.find_runs([tmp_path / "broken"])
-        arguments = ["fit", "--resume", str(broken)]
+        arguments = ["fit", "--resume", str(broken), "--algo", "noisy_package.Noisy"]
     assert not (broken / "done.json").exists()
     assert start(tmp_path, *arguments).wait() == 0
     (whole,) = records.find_runs([tmp_path / "whole"])
