@@ -1,6 +1,10 @@
 """Protocols: named, complete settings of a data set, as files under ``configs/``.
 
-What is needed here is names, read without importing anything heavy.
+A protocol's folder, ``configs/<data set>/<protocol>``, holds ``protocol.yaml`` and a file for each
+algorithm that has settings of its own there. What protocols of several data sets have in common
+stands once, in a folder that their ``protocol.yaml`` names by ``extends``, as this one may another.
+
+What is needed here is names and text, read without importing anything heavy.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbench import registry
+from dgbench.arguments import read_yaml
 from dgbench.errors import UsageError
 
 DEFAULT_DATASET = "colored_mnist"
@@ -79,11 +84,24 @@ class Names:
                 registry.unknown(f"protocol of {self.dataset}", self.protocol, known_protocols)
             )
 
-    def files(self) -> list[Path]:
-        """The suite's configuration files for these names, in order of application."""
-        folder = configs() / self.dataset / self.protocol
-        files = [folder / "protocol.yaml", folder / f"{self.algo}.yaml"]
-        return [file for file in files if file.exists()]
+    def layers(self) -> dict[Path, dict[str, Any]]:
+        """The suite's configurations for these names, by file, in order of application.
+
+        First those of the protocol, then those of the algorithm; of each the common ones before
+        the data set's own.
+        """
+        file = configs() / self.dataset / self.protocol / "protocol.yaml"
+        protocol = _with_common(file) if file.exists() else {}
+        beside = [file.with_name(f"{self.algo}.yaml") for file in protocol]
+        return {**protocol, **{file: read_yaml(file) for file in beside if file.exists()}}
+
+
+def _with_common(file: Path) -> dict[Path, dict[str, Any]]:
+    """A protocol's file and those that it extends, which come first, with their contents."""
+    content = read_yaml(file)
+    extended = content.pop("extends", None)
+    common = {} if extended is None else _with_common(configs() / extended / file.name)
+    return {**common, file: content}
 
 
 def names_of(files: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> Names:

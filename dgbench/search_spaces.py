@@ -1,13 +1,13 @@
 """Named search spaces, as files under ``configs/search_spaces/``. Imports nothing heavy.
 
 A space replaces ranges of the algorithms' signatures and adds options that signatures of other
-packages cannot give a range to, such as the batch size.
+packages cannot give a range to, such as the batch size. It may extend one of the suite's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def read(name: str) -> SearchSpace:
             raise UsageError(registry.unknown("search space", name, names()) + " Or name a file.")
     try:
         content = yaml.safe_load(path.read_text())
-        return SearchSpace(path.stem, int(content["version"]), _ranges(content["ranges"] or {}))
+        found = SearchSpace(path.stem, int(content["version"]), _ranges(content["ranges"] or {}))
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
@@ -68,6 +68,12 @@ def read(name: str) -> SearchSpace:
             f"`ranges:` with lines such as `algo.learning_rate: {{LogUniform: [0.001, 0.1]}}`; "
             f"scales are {', '.join([*SCALES, 'Choice'])}."
         ) from error
+    extended = content.get("extends")
+    if extended is None:
+        return found
+    if extended not in names():
+        raise UsageError(registry.unknown(f"search space to extend in {path}", extended, names()))
+    return replace(found, ranges={**read(extended).ranges, **found.ranges})
 
 
 def _ranges(content: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, Range | Choice]:

@@ -262,10 +262,9 @@ def resolve_inspection(arguments: Sequence[str]) -> DataSettings:
         build_inspect_parser().print_help()
         raise SystemExit(0)
     names.require_data()
-    suite = [read_yaml(file) for file in names.files()]
     of_data, of_user = (
         [{key: layer[key] for key in _DATA_KEYS if key in layer} for layer in part]
-        for part in (suite, layers)
+        for part in (names.layers().values(), layers)
     )
     command = f"inspect --dataset {names.dataset}"
     values = _parsed(build_inspect_parser, names, of_data, of_user, flags, command)
@@ -371,11 +370,12 @@ def _second_phase(
     sources: tuple[str, ...] = (),
 ) -> Settings:
     names.require()
-    suite = [read_yaml(file) for file in names.files()]
-    values = _parsed(build_parser, names, suite, layers, flags, f"fit --algo {names.algo}")
+    suite = names.layers()
+    command = f"fit --algo {names.algo}"
+    values = _parsed(build_parser, names, [*suite.values()], layers, flags, command)
     options = [*flags, *(option for layer in layers for option in as_options(layer))]
     values["search"] = _search(values, {option.partition("=")[0] for option in options})
-    applied = tuple(str(file.relative_to(configs().parent)) for file in names.files())
+    applied = tuple(str(file.relative_to(configs().parent)) for file in suite)
     return _settings(values, applied + sources)
 
 

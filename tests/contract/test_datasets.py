@@ -330,24 +330,25 @@ def test_a_protocol_resolves_for_every_algorithm(data_set, protocol, algo):
     config = {"dataset": data_set, "protocol": protocol, "algo": algo, "test_env": 0}
     config["data"] = options
     settings = resolve(config)
-    folder = configs() / data_set / protocol
-    written = yaml.safe_load((folder / "protocol.yaml").read_text())
-    own = folder / f"{algo}.yaml"
-    overriding = yaml.safe_load(own.read_text()) if own.exists() else {}
+    files = [configs().parent / source for source in settings.sources]
+    assert configs() / data_set / protocol / "protocol.yaml" in files
+    said: dict[str, Any] = {}
+    for file in files:
+        for key, value in yaml.safe_load(file.read_text()).items():
+            said[key] = {**said.get(key, {}), **value} if isinstance(value, dict) else value
 
     assert (settings.protocol, settings.algo["name"], settings.data["name"]) == (
         protocol,
         algo,
         data_set,
     )
-    assert len(settings.sources) == 1 + own.exists()
+    assert said["protocol"] == protocol
     for section in ("algo", "data", "network"):
-        stated = {**written.get(section, {}), **overriding.get(section, {})}
         resolved = getattr(settings, section)
-        assert {key: resolved[key] for key in stated} == stated
-    for key in ("steps", "check_every", "selection", "matmul_precision"):
-        if key in written:
-            assert getattr(settings, key) == overriding.get(key, written[key])
+        assert {key: resolved[key] for key in said.get(section, {})} == said.get(section, {})
+    for key in ("steps", "check_every", "first_check", "selection", "matmul_precision"):
+        if key in said:
+            assert getattr(settings, key) == said[key]
 
     data = build_data(settings)
     assert data.test_environments == (0,)

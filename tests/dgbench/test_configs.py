@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import yaml
 
 from datamodules.image_folder import ImageFolder
 from dgbench import registry, reproductions, search_spaces
@@ -32,6 +35,25 @@ def small_options(dataset: str) -> list[str]:
     return as_flags({"data": data, "network": network})
 
 
+def folders(dataset: str, protocol: str) -> list[str]:
+    """Where a protocol's files lie, what is common to several data sets first."""
+    found = [f"{dataset}/{protocol}"]
+    while extended := read(found[0], "protocol").get("extends"):
+        found.insert(0, extended)
+    return found
+
+
+def read(folder: str, stem: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((configs() / folder / f"{stem}.yaml").read_text())
+    return content
+
+
+def applied(dataset: str, protocol: str, algo: str) -> list[str]:
+    """The files of a pair: all of the protocol before any of the algorithm."""
+    named = [f"{f}/{stem}.yaml" for stem in ("protocol", algo) for f in folders(dataset, protocol)]
+    return [file for file in named if (configs() / file).exists()]
+
+
 @pytest.mark.parametrize(("dataset", "protocol"), PROTOCOLS)
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_it_trains(dataset, protocol, algo, tmp_path, monkeypatch):
@@ -40,8 +62,8 @@ def test_it_trains(dataset, protocol, algo, tmp_path, monkeypatch):
     call += ["--steps", 2, "--network.width", 16, "--out", tmp_path, *small_options(dataset)]
     code, shown, errors = command(*call, "--test-env", 0)
     assert code == 0, errors
-    own = configs() / dataset / protocol / f"{algo}.yaml"
-    assert (f"Settings of configs/{dataset}/{protocol}/{algo}.yaml" in shown) == own.exists()
+    said = [line for line in shown.splitlines() if line.startswith("Settings of ")]
+    assert said == [f"Settings of configs/{file}" for file in applied(dataset, protocol, algo)]
     (folder,) = records.find_runs([tmp_path])
     assert records.read_run(folder).run["settings"]["protocol"] == protocol
 
@@ -71,8 +93,9 @@ def test_without_full_mnist_a_protocol_of_it_is_refused(tmp_path, monkeypatch):
 
 def test_no_file_is_left_over():
     expected = {
-        configs() / dataset / protocol / f"{name}.yaml"
+        configs() / folder / f"{name}.yaml"
         for dataset, protocol in PROTOCOLS
+        for folder in folders(dataset, protocol)
         for name in ("protocol", *ALGORITHMS)
     }
     expected |= {configs() / "reproductions" / f"{name}.yaml" for name in reproductions.names()}

@@ -142,6 +142,17 @@ def test_what_a_flag_fixes_is_not_drawn():
     assert found.drawn(5).algo["learning_rate"] == settings().drawn(5).algo["learning_rate"]
 
 
+def test_a_space_extends_one_of_the_suite(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("version: 7\nextends: domainbed-224\nranges: {data.batch_size: {Choice: [4]}}")
+    base, mine = search_spaces.read("domainbed-224"), search_spaces.read(str(path))
+    assert (mine.name, mine.version) == ("mine", 7)
+    assert mine.ranges == {**base.ranges, "data.batch_size": Choice((4,))}
+    path.write_text("version: 7\nextends: domainbed-22\nranges: {}")
+    with pytest.raises(UsageError, match="Did you mean domainbed-224"):
+        search_spaces.read(str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from torch.nn import functional as F
 
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import EnvironmentData
+from datamodules.pacs import PACS
 from dgbench import reproductions
 from dgbench.reproduce import plan
 from dgbench.settings import Settings, resolve
 from dgbench.training import build_algorithm, build_data
+from tests.folders import folder_options
 from tests.real import needs_mnist, stand_in_for_mnist
 from tests.synthetic import train
 
@@ -159,12 +162,21 @@ def domainbed_vrex(weights: list[Tensor], environments: Environments, step: int)
 # Side by side
 
 
-def published(dataset: str, protocol: str, algo: str, **options: Any) -> Settings:
+def published(
+    dataset: str,
+    protocol: str,
+    algo: str,
+    *,
+    data: dict[str, Any] | None = None,
+    network: dict[str, Any] | None = None,
+    **options: Any,
+) -> Settings:
     config: dict[str, Any] = {"dataset": dataset, "protocol": protocol, "test_env": [2]}
+    config["data"] = data or {}
     if algo != "erm":
         options["anneal_steps"] = SWITCH
     if protocol == "domainbed":
-        config["network"] = {"width": 16}
+        config["network"] = {"width": 16, **(network or {})}
     return resolve({**config, "algo": {"name": algo, **options}})
 
 
@@ -174,10 +186,10 @@ def full(data: EnvironmentDataModule, step: int) -> Environments:
     return [(environment.inputs, environment.targets) for environment in found]
 
 
-def minibatches(data: EnvironmentDataModule, step: int) -> Environments:
-    """64 images of each, drawn as ours are."""
+def minibatches(data: EnvironmentDataModule, step: int, size: int = 64) -> Environments:
+    """As many images of each, drawn as ours are."""
     batch = data.train_dataloader().batch(step)
-    sizes = [64] * len(data.train_environments)
+    sizes = [size] * len(data.train_environments)
     return list(zip(batch.inputs.split(sizes), batch.targets.split(sizes), strict=True))
 
 
@@ -216,7 +228,7 @@ def their_steps(
     return losses, weights
 
 
-PAPER_CASES = {
+PAPER_CASES: dict[str, tuple[str, Callable[..., Tensor], dict[str, float], dict[str, Any]]] = {
     "erm": ("erm", erm_paper, ERM_PAPER, {}),
     "irm": ("irm", irm_paper, IRM_PAPER, {}),
     "vrex": ("vrex", rex_paper(torch.square, 4.0), IRM_PAPER, {}),
@@ -277,6 +289,23 @@ def test_domainbeds_steps(algo, dataset, dtype, monkeypatch):
         dtype,
         learning_rate=1e-3,
         restarts=algo != "erm",
+    )
+
+
+@pytest.mark.parametrize("algo", DOMAINBED_CASES)
+def test_domainbeds_steps_on_a_folder(algo):
+    """Its options of PACS; a small network in place of the ResNet-50, whose batches are small."""
+    data = {**folder_options("pacs", PACS), "batch_size": 4}
+    network = {"backbone": "mnist_cnn", "weights": "none", "batch_norm": "train"}
+    settings = published("pacs", "domainbed", algo, data=data, network=network)
+    assert_same_steps(
+        settings,
+        DOMAINBED_CASES[algo],
+        partial(minibatches, size=4),
+        torch.float64,
+        learning_rate=5e-5,
+        restarts=algo != "erm",
+        steps=8,
     )
 
 
