@@ -18,10 +18,56 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from datamodules.regular_files import open_regular
+
 Truncated = Literal["refuse", "load"]
+
+# Pillow knows 40 formats more, and some of them start other programs: an EPS runs Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Bytes of a file; pixels are limited by Pillow.
+_LARGEST = 2**30
 
 # Whether Pillow loads what there is of a truncated file is a setting of the whole process.
 _LOADING_TRUNCATED = threading.Lock()
+
+
+class ImageError(ValueError):
+    """A file that cannot be used as an image; the message says why."""
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image file as a viewer shows it, see `displayed`.
+
+    Args:
+        path: The file, of one of `FORMATS`.
+
+    Raises:
+        ImageError: If it is none, or is damaged, too large or of floating-point numbers.
+    """
+    return _shown(_content(path))[1]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open_regular(path, _LARGEST) as file:
+            return file.read()
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+
+
+def _shown(content: bytes) -> tuple[str, Image.Image]:
+    """An image file's own mode, and the image that a viewer shows."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            mode = image.mode
+            image.load()
+            return mode, displayed(image)
+    except UnidentifiedImageError as error:
+        # Pillow's message names an address in memory.
+        raise ImageError(f"it is no image of the formats {', '.join(FORMATS)}") from error
+    except Exception as error:
+        # Pillow raises whatever a damaged file leads to: there is no narrower class.
+        raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def displayed(image: Image.Image) -> Image.Image:
@@ -133,22 +179,15 @@ class Decoder:
         """Read one file, hash it, and scale it."""
         nothing = np.zeros((3, self.image_size, self.image_size), np.uint8)
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            return Decoded(Reading("", error=error.strerror or str(error)), nothing)
+            content = _content(path)
+        except ImageError as error:
+            return Decoded(Reading("", error=str(error)), nothing)
         sha256 = hashlib.sha256(content).hexdigest()
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                mode = image.mode
-                image.load()
-                shown = displayed(image)
-            scaled = shown.convert("RGB").resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
-        except UnidentifiedImageError:
-            # Pillow's message names an address in memory.
-            return Decoded(Reading(sha256, error="it is no image that Pillow knows"), nothing)
-        except Exception as error:
-            # Pillow raises whatever a damaged file leads to: there is no narrower class.
-            reason = " ".join(str(error).split()) or type(error).__name__
+            mode, shown = _shown(content)
+        except ImageError as error:
+            reason = str(error)
             return Decoded(Reading(sha256, error=reason, truncated="truncated" in reason), nothing)
+        scaled = shown.convert("RGB").resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
         reading = Reading(sha256, shown.height, shown.width, mode)
         return Decoded(reading, np.asarray(scaled).transpose(2, 0, 1))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from datamodules.environments import Split
 from datamodules.errors import DataError
 from datamodules.image_folder import ImageFolder, as_name
+from datamodules.problems import some
+from datamodules.regular_files import open_regular
 from datamodules.samples import Sample
 
 # What a `split` column may say; "test" is no part of training data, so it is not here.
@@ -80,8 +83,16 @@ class Manifest(ImageFolder):
         folder = file.parent if self.root is None else Path(self.root).expanduser()
         listed: dict[str, list[Sample]] = defaultdict(list)
         seen: dict[str, int] = {}
+        absolute: dict[bool, int] = {}
         for line, row in self._rows(file):
             path = Path(os.path.normpath(row["path"])).as_posix()
+            absolute.setdefault(os.path.isabs(path), line)
+            if len(absolute) > 1:
+                raise DataError(
+                    f"{file} gives a relative path in line {absolute[False]} and an absolute one "
+                    f"in line {absolute[True]}, so that one image could stand there twice; give "
+                    "all paths in one way"
+                )
             if seen.setdefault(path, line) != line:
                 raise DataError(
                     f"{file}, lines {seen[path]} and {line}, names {path} twice; give each image "
@@ -101,26 +112,11 @@ class Manifest(ImageFolder):
         """Go through the table's rows, with their line numbers; values are stripped."""
         needed = ("path", "label", self.environment_column)
         try:
-            with file.open(encoding="utf-8-sig", newline="") as lines:
+            with TextIOWrapper(open_regular(file), encoding="utf-8-sig", newline="") as lines:
                 reader = csv.DictReader(lines, strict=True)
                 columns = [name.strip() for name in reader.fieldnames or []]
                 reader.fieldnames = columns
-                lacking = [name for name in needed if name not in columns]
-                if not columns:
-                    raise DataError(
-                        f"{file} is empty; its first line names the columns "
-                        f"{', '.join(needed)} and maybe split, and the others are images"
-                    )
-                if len(columns) == 1 and re.search(r"[;\t]", columns[0]):
-                    raise DataError(
-                        f"{file} has one column, {columns[0]!r}; put commas between values, in "
-                        "place of semicolons or tabs"
-                    )
-                if lacking:
-                    raise DataError(
-                        f"{file} has the columns {columns} and lacks {lacking}; rename them, or "
-                        "name the environments' with --data.environment_column"
-                    )
+                self._check_columns(file, columns, needed)
                 for row in reader:
                     if None in row:
                         raise DataError(
@@ -134,12 +130,42 @@ class Manifest(ImageFolder):
                             f"{file}, line {reader.line_num}, has no {', '.join(empty)}; give "
                             "every row a value, or take it out"
                         )
+                    if any("\0" in value for value in values.values()):
+                        raise DataError(
+                            f"{file}, line {reader.line_num}, holds a NUL character, which no path "
+                            "and no name can have; take it out"
+                        )
                     yield reader.line_num, values
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{file} cannot be read as a CSV file in UTF-8 ({error}). Name another with "
                 "--data.manifest"
             ) from error
+
+    def _check_columns(self, file: Path, columns: list[str], needed: tuple[str, ...]) -> None:
+        """Raise DataError for a first line that leaves open which value is which."""
+        if not columns:
+            raise DataError(
+                f"{file} is empty; its first line names the columns {', '.join(needed)} and maybe "
+                "split, and the others are images"
+            )
+        if len(columns) == 1 and re.search(r"[;\t]", columns[0]):
+            raise DataError(
+                f"{file} has one column, {columns[0]!r}; put commas between values, in place of "
+                "semicolons or tabs"
+            )
+        lacking = [name for name in needed if name not in columns]
+        if lacking:
+            raise DataError(
+                f"{file} has the columns {columns} and lacks {lacking}; rename them, or name the "
+                "environments' with --data.environment_column"
+            )
+        doubled = [name for name, count in Counter(filter(None, columns)).items() if count > 1]
+        if doubled:
+            raise DataError(
+                f"{file} has several columns of the name {some(doubled)}; rename all but one of "
+                "each, or take them out"
+            )
 
 
 def _split(file: Path, line: int, row: Mapping[str, str]) -> Split | None:

@@ -113,5 +113,5 @@ class PACS(ImageFolder):
                 f"PACS's official list {file} is not there: looked in {tree}, {tree.parent} and "
                 "their sub-folders. Copy the lists there, or use --data.splits random"
             )
-        lines = found.read_text(encoding="utf-8").split("\n")
+        lines = found.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
         return [line.rsplit(" ", 1)[0].split("/", 1)[-1] for line in lines if line.strip()]

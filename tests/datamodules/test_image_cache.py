@@ -9,16 +9,17 @@ import multiprocessing
 import os
 import resource
 import shutil
-import threading
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.decoding import Decoder
+from datamodules.decoding import Decoder, Reading
 from datamodules.errors import DataError
 from datamodules.image_cache import INDEX_FILE, ImageCache
 from tests.folders import image
@@ -107,11 +108,11 @@ def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     image(1).save(path)
 
-    def closed(self: Path) -> bytes:
+    def closed(path: Path, most: int) -> BinaryIO:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as context:
-        context.setattr(Path, "read_bytes", closed)
+        context.setattr("datamodules.decoding.open_regular", closed)
         assert make(tmp_path, [path])[0].open()[1][0].error == "Permission denied"
     assert make(tmp_path, [path])[0].open()[1][0].error == ""
 
@@ -162,41 +163,35 @@ def test_of_two_processes_one_decodes(tmp_path):
     assert found[0][1] == found[1][1]
 
 
-def open_to_write(pipe: Path) -> io.FileIO:
-    """Open a pipe that somebody has opened for reading, or wait for that."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            return io.FileIO(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "w")
-        time.sleep(0.01)
-    raise TimeoutError(f"nobody reads {pipe}")
+@dataclass(frozen=True)
+class Meeting(Decoder):
+    """Reads a part when another one has been begun as well."""
+
+    place: Path
+
+    def store(self, paths: Sequence[Path], pixels: Path | None, start: int) -> list[Reading]:
+        (self.place / paths[0].name).touch()
+        deadline = time.monotonic() + 60
+        while len(list(self.place.iterdir())) < 2:
+            assert time.monotonic() < deadline, "nobody reads the other part"
+            time.sleep(0.01)
+        return super().store(paths, pixels, start)
 
 
 @pytest.mark.parametrize("keep_pixels", [True, False])
 def test_the_first_decode_uses_every_core(keep_pixels, tmp_path, monkeypatch):
-    """Of two files that are pipes, both are being read before anything comes out of one."""
+    """Of two parts, both are being read before anything comes out of one."""
     files = images(tmp_path, 8)
-    contents = {file: file.read_bytes() for file in (files[0], files[-1])}
-    for file in contents:
-        file.unlink()
-        os.mkfifo(file)
     monkeypatch.setattr("datamodules.image_cache._MANY", 8)
     monkeypatch.setattr("datamodules.image_cache._PART", 4)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
-    found: list = []
+    (tmp_path / "place").mkdir()
     cache, _ = make(tmp_path, files, keep_pixels=keep_pixels)
-    opening = threading.Thread(target=lambda: found.extend(cache.open()), daemon=True)
-    opening.start()
-    with ExitStack() as stack:
-        pipes = [stack.enter_context(open_to_write(file)) for file in contents]
-        for pipe, content in zip(pipes, contents.values(), strict=True):
-            pipe.write(content)
-    opening.join(timeout=60)
-    pixels, readings = found
+    cache = replace(cache, decoder=Meeting(SIZE, "refuse", tmp_path / "place"))
+    pixels, readings = cache.open()
     assert [reading.error for reading in readings] == [""] * 8
-    if keep_pixels:
-        expected = [scaled(image(number)) for number in range(8)]
-        assert np.array_equal(pixels.read(np.arange(8)), expected)
+    expected = [scaled(image(number)) for number in range(8)]
+    assert np.array_equal(pixels.read(np.arange(8)), expected)
 
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):

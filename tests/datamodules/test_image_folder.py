@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from datamodules.errors import DataError
 from datamodules.image_folder import ImageFolder
@@ -144,6 +145,43 @@ def test_a_link_to_itself_named_as_an_image_is_unreadable(tmp_path):
     (root / "sea" / "owl" / "me.png").symlink_to(root / "sea" / "owl" / "me.png")
     with pytest.raises(DataError, match=r"me\.png \(Too many levels of symbolic links\)"):
         make(root)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_what_is_no_file_is_no_image(kind, tmp_path):
+    root = make_tree(tmp_path / "images")
+    path = root / "sea" / "cat" / "other.png"
+    with socket.socket(socket.AF_UNIX) as opened:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            opened.bind(os.path.relpath(path))
+        with pytest.raises(DataError, match=r"1 file that cannot be read as images: .*other\.png"):
+            make(root)
+
+
+@pytest.mark.parametrize("name", ["EPS", "PCX", "TGA", "ICO"])
+def test_only_formats_that_are_meant_are_opened(name, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: started.append(given))
+    root = make_tree(tmp_path / "images")
+    image(0, (16, 16)).save(root / "sea" / "cat" / "0.png", format=name)
+    with pytest.raises(DataError, match=r"no image of the formats JPEG, PNG, WEBP, BMP, GIF, TIF"):
+        make(root)
+    assert started == []
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO"])
+def test_all_formats_that_have_a_suffix_are_opened_whatever_they_are_called(name, tmp_path):
+    root = make_tree(tmp_path / "images")
+    path = root / "sea" / "cat" / "0.png"
+    more = {"save_all": True, "append_images": [image(1)]} if name == "MPO" else {}
+    image(0).save(path, format=name, **more)
+    data = make(root)
+    index = [sample.path for sample in data.samples(2)].index(path)
+    assert torch.equal(data.environment(2).inputs[torch.tensor([index])][0], by_pillow(path))
 
 
 def test_a_linked_folder_is_gone_through_once(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,9 @@ def test_what_is_no_such_table_is_refused_with_its_line(change, message, tmp_pat
         (b"path,label,environment\na, b.png,x,y\n", "line 2, has more values than there are col"),
         (b"path,label,environment\n\xff\xfe,x,y\n", "cannot be read as a CSV file in UTF-8"),
         (b'path,label,environment\n"a.png,x,y\n', "cannot be read as a CSV file"),
+        (b"path,label,environment\na\0.png,x,y\n", "line 2, holds a NUL character"),
+        (b"path,label,label,environment\na.png,x,z,y\n", "several columns of the name label"),
+        (b"path,label,environment\n/a.png,x,y\n\na.png,x,z\n", "line 4 and an absolute .* line 2"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(content, message, tmp_path):
@@ -127,6 +131,17 @@ def test_a_file_that_is_no_table_is_refused(content, message, tmp_path):
     file.write_bytes(content)
     with pytest.raises(DataError, match=message):
         make(file)
+
+
+def test_columns_without_a_name_may_be_several(tmp_path):
+    rows = [{**row, " ": "", "  ": ""} for row in rows_of(tmp_path)]
+    assert len(make(write_manifest(tmp_path / "a.csv", rows)).environment_names) == 3
+
+
+def test_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"a\.csv cannot be read .*no regular file"):
+        make(tmp_path / "a.csv")
 
 
 def test_no_table_is_asked_for_and_one_that_is_not_there_is_named(tmp_path):
