@@ -17,6 +17,8 @@ from datamodules.errors import DataError
 Mode = Literal["RG", "L", "RGB"]
 Interpolation = Literal["nearest", "bilinear"]
 
+_LARGEST_SIDE = 8192
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -31,8 +33,8 @@ class Preprocessing:
         std: One number a channel, divided by afterwards.
 
     Raises:
-        DataError: If a mode or interpolation is unknown, or mean and std do not have one number a
-            channel.
+        DataError: If a mode or interpolation is unknown, a size is no height and width in pixels,
+            or mean and std do not have one number a channel.
     """
 
     mode: Mode
@@ -45,6 +47,8 @@ class Preprocessing:
         """Check what may have come from a file."""
         if self.mode not in get_args(Mode):
             raise DataError(f"mode is {self.mode!r}; choose one of {get_args(Mode)}")
+        if not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in self.size):
+            raise DataError(f"size is {self.size}; give 1 to {_LARGEST_SIDE} pixels a side")
         if self.interpolation not in get_args(Interpolation):
             raise DataError(
                 f"interpolation is {self.interpolation!r}; choose one of {get_args(Interpolation)}"
@@ -54,6 +58,11 @@ class Preprocessing:
                 f"mode {self.mode!r} has {len(self.mode)} channels, mean is {self.mean} and std is "
                 f"{self.std}; give one number a channel"
             )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an input: (channels, height, width)."""
+        return len(self.mode), *self.size
 
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -15,6 +16,10 @@ def main() -> int:
     here = {"", os.getcwd()}
     if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) not in here:
         sys.path[:] = [path for path in sys.path if path not in here]
+    # Names of files may be no text at all: shown as bytes, they end no command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from dgbench.cli import main as run
 
     return run(sys.argv[1:])

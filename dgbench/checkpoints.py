@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from datamodules.base import EnvironmentDataModule
+from datamodules.decoding import ImageError, read_image
 from datamodules.preprocessing import Preprocessing
+from datamodules.problems import some
 from dgbench import BENCHMARK_VERSION
 from dgbench.errors import UsageError
 from dgbench.evaluation import all_splits, evaluate
@@ -26,6 +26,7 @@ from dgbench.settings import Settings, recorded_config, resolve
 from dgbench.training import build_data, build_trainer, make_algorithm
 from dgbench.trust import refuse_unnamed_code
 from leaderboard import records
+from leaderboard.csv_files import csv_text
 from leaderboard.reading import open_regular
 
 # Characters of what torch says of a damaged file.
@@ -111,7 +112,8 @@ def _content(path: Path) -> dict[str, Any]:
 def _checkpoint(path: Path, content: Mapping[str, Any], flags: tuple[str, ...]) -> Checkpoint:
     ours = content["dgbench"]
     settings: dict[str, Any] = {**records.validate_settings(ours["settings"])}
-    input_shape, class_names = tuple(ours["input_shape"]), tuple(ours["class_names"])
+    input_shape, class_names = tuple(ours["input_shape"]), _texts(ours["class_names"])
+    views, (version,) = _texts(ours["views"]), _texts([ours["benchmark_version"]])
 
     def plain() -> Network:
         return build_network(
@@ -126,7 +128,7 @@ def _checkpoint(path: Path, content: Mapping[str, Any], flags: tuple[str, ...]) 
         algo, environments = settings["algo"], len(settings["train_env"])
         refuse_unnamed_code({"algo": algo}, flags, str(path))
         seed = settings["trial_seed"]
-        return make_algorithm(algo, plain(), environments, ours["views"], seed).network
+        return make_algorithm(algo, plain(), environments, views, seed).network
 
     prefix = "network."
     weights = {
@@ -150,9 +152,16 @@ def _checkpoint(path: Path, content: Mapping[str, Any], flags: tuple[str, ...]) 
         settings,
         ours.get("locations", {}),
         int(content["global_step"]),
-        str(ours["benchmark_version"]),
+        version,
         flags,
     )
+
+
+def _texts(values: Sequence[str]) -> tuple[str, ...]:
+    """Names that can be written to a file."""
+    for value in values:
+        value.encode()
+    return tuple(values)
 
 
 def _refuse_other_shapes(build: Callable[[], Network], weights: Mapping[str, Tensor]) -> None:
@@ -228,42 +237,76 @@ def _require_its_data(checkpoint: Checkpoint, data: EnvironmentDataModule) -> No
         )
 
 
+class Unlabelled(NamedTuple):
+    """A file that got no label, and why."""
+
+    path: Path
+    reason: str
+
+
 @torch.no_grad()
-def predict(checkpoint: Checkpoint, images: Sequence[Path], out: Path) -> None:
-    """Labels images and writes a CSV: path, class and its probability.
+def predict(checkpoint: Checkpoint, images: Sequence[Path], out: Path) -> list[Unlabelled]:
+    r"""Labels images and writes a CSV: path, class and its probability.
+
+    Paths and classes that a spreadsheet would take for formulas have an apostrophe before them
+    (:mod:`leaderboard.csv_files`); bytes of a path that are no UTF-8 are written as ``\xff``.
 
     Args:
         checkpoint: the network.
         images: image files of any size and mode.
-        out: the CSV to write.
+        out: the CSV, which appears whole or not at all.
+
+    Returns:
+        The files that are no images, which have no row.
 
     Raises:
-        UsageError: for files that are no images, and an output that cannot be written.
+        UsageError: when there is no image among them, for a network of other inputs, and for an
+            output that cannot be written.
     """
-    rows = [("path", "class", "probability")]
+    shape = checkpoint.preprocessing.shape
+    if shape != checkpoint.input_shape:
+        raise UsageError(
+            f"{checkpoint.path} is of a network for inputs of {checkpoint.input_shape}, which its "
+            f"preprocessing does not make of images: it makes {shape}."
+        )
+    rows: list[tuple[str, str, str]] = []
+    unlabelled: list[Unlabelled] = []
     dtype = next(checkpoint.network.parameters()).dtype
     for path in images:
-        inputs = checkpoint.preprocessing(_open(path)).to(dtype)
+        try:
+            inputs = checkpoint.preprocessing(read_image(path)).to(dtype)
+        except ImageError as error:
+            unlabelled.append(Unlabelled(path, str(error)))
+            continue
         probabilities = checkpoint.network(inputs[None]).softmax(dim=-1)[0]
         probability, position = probabilities.max(dim=-1)
-        rows.append((str(path), checkpoint.class_names[position], f"{probability.item():.6f}"))
+        name = os.fsencode(path).decode(errors="backslashreplace")
+        rows.append((name, checkpoint.class_names[position], f"{probability.item():.6f}"))
+    if not rows:
+        raise UsageError(
+            "Nothing was labelled, for what was given cannot be read as an image: "
+            f"{in_words(unlabelled)}. Leave it out, or repair it."
+        )
+    _write(out, csv_text(("path", "class", "probability"), rows))
+    return unlabelled
+
+
+def in_words(unlabelled: Sequence[Unlabelled]) -> str:
+    """The first few files that got no label, each with the reason, and how many more there are.
+
+    Args:
+        unlabelled: the files.
+    """
+    return some([f"{path} ({reason})" for path, reason in unlabelled])
+
+
+def _write(out: Path, text: str) -> None:
     try:
-        with out.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+        if out.exists() and not out.is_file():  # such as /dev/stdout, which no file can replace
+            out.write_text(text)
+        else:
+            records.write_text_atomic(out.resolve(), text)
     except OSError as error:
         raise UsageError(
             f"--out {out} cannot be written ({error.strerror}). Name a file in a folder that can."
         ) from error
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError as error:
-        raise UsageError(f"There is no image {path}.") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(
-            f"{path} cannot be read as an image ({error}). Leave it out, or repair it."
-        ) from error
-    return image

@@ -134,11 +134,17 @@ def _predict(arguments: list[str]) -> int:
         "--out", type=Path, required=True, help="CSV file: path, class, probability"
     )
     options, checkpoint = _read_checkpoint(parser, arguments)
-    from dgbench.checkpoints import predict
+    from dgbench.checkpoints import in_words, predict
 
-    predict(checkpoint, options.images, options.out)
-    _console().print(f"{len(options.images)} images labelled in {options.out}", highlight=False)
-    return 0
+    unlabelled = predict(checkpoint, options.images, options.out)
+    labelled = len(options.images) - len(unlabelled)
+    _console().print(f"{labelled} images labelled in {options.out}", highlight=False, markup=False)
+    if unlabelled:
+        sys.stderr.write(
+            f"dgbench: {len(unlabelled)} of {len(options.images)} files cannot be read as images "
+            f"and have no row: {in_words(unlabelled)}\n"
+        )
+    return int(bool(unlabelled))
 
 
 def _read_checkpoint(

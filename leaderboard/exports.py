@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from leaderboard import csv_files
 from leaderboard.board import Board, Cell, Row, Section
 from leaderboard.tables import column_title
 
@@ -38,13 +37,13 @@ def json_text(board: Board) -> str:
 
 
 def csv_text(board: Board) -> str:
-    """Write one line for each algorithm and environment, and for its average and worst."""
-    rows = list(flat_rows(board))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    """Write one line for each algorithm and environment, and for its average and worst.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it (`csv_files`).
+    """
+    return csv_files.csv_text(
+        tuple(COLUMNS), ([row[name] for name in COLUMNS] for row in flat_rows(board))
+    )
 
 
 def write_parquet(board: Board, path: Path) -> None:

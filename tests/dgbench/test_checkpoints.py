@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
+import struct
+import zipfile
+from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -14,6 +20,7 @@ from datamodules.colored_mnist import ColoredMNIST
 from dgbench.checkpoints import read, score
 from leaderboard import records
 from tests.dgbench.tiny import command, fit
+from tests.folders import image
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +91,91 @@ def test_predict_refuses_what_is_no_image_and_writes_nothing(folder, tmp_path):
     assert not out.exists()
 
 
+def bomb() -> bytes:
+    """A PNG that says it has 1,6 billion pixels."""
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 40_000, 40_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", crc32(header))
+
+
+def read_csv(file):
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def predicted(folder, out, *images):
+    code, shown, errors = command(
+        "predict", "--checkpoint", folder / "last.ckpt", *images, "--out", out
+    )
+    return code, shown, errors, read_csv(out)
+
+
+def test_bad_files_are_named_and_cost_the_good_ones_nothing(folder, tmp_path):
+    good = [tmp_path / "a.png", Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png"))]
+    for number, path in enumerate(good):
+        image(number).save(path)
+    (tmp_path / "words.png").write_text("no image")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
+    (tmp_path / "bomb.png").write_bytes(bomb())
+    os.mkfifo(tmp_path / "pipe.png")
+    bad = [tmp_path / name for name in ("words.png", "float.tiff", "bomb.png", "pipe.png")]
+    images = [bad[0], good[0], *bad[1:], good[1], tmp_path / "nowhere.png"]
+    code, shown, errors, rows = predicted(folder, tmp_path / "labels.csv", *images)
+    assert code == 1
+    assert [row["path"] for row in rows] == [str(good[0]), f"{tmp_path}/caf\\xe9.png"]
+    assert "2 images labelled" in shown
+    assert errors.startswith("dgbench: 5 of 7 files cannot be read as images and have no row: ")
+    assert errors.count("\n") == 1
+    assert all(str(path) in errors for path in [*bad, tmp_path / "nowhere.png"])
+    assert "float.tiff (its pixels are floating-point numbers" in errors
+
+
+def test_labels_appear_whole_or_not_at_all(folder, tmp_path, monkeypatch):
+    out = tmp_path / "labels.csv"
+    out.write_text("before")
+    image(0).save(tmp_path / "a.png")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        code, _, errors = command(
+            "predict", "--checkpoint", folder / "last.ckpt", tmp_path / "a.png", "--out", out
+        )
+    assert code == 2
+    assert "No space left on device" in errors
+    assert out.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "labels.csv"]
+
+
+def test_labels_can_be_written_to_what_no_file_can_replace(folder, tmp_path):
+    image(0).save(tmp_path / "a.png")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "labels.csv")
+    call = ("predict", "--checkpoint", folder / "last.ckpt", tmp_path / "a.png", "--out")
+    assert command(*call, "/dev/null")[0] == 0
+    assert Path("/dev/null").is_char_device()
+    assert command(*call, tmp_path / "link.csv")[0] == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "labels.csv").read_text().startswith("path,class,probability\n")
+
+
+def test_no_label_is_a_formula_and_each_reads_back(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "@a.png", "+1.png", "\t=1.png", "'a.png", "-90%"]
+    for number, name in enumerate(names):
+        image(number).save(name, format="PNG")
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    content["dgbench"]["class_names"] = ["=cmd|'/c calc'!A0", "-5"]
+    torch.save(content, "other.ckpt")
+    out = Path("labels.csv")
+    code, _, errors = command("predict", "--checkpoint", "other.ckpt", "--out", out, "--", *names)
+    assert code == 0, errors
+    rows = read_csv(out)
+    assert [row["path"].removeprefix("'") for row in rows] == names
+    assert [row["path"] for row in rows if row["path"][0] in "=+-@\t"] == ["-90%"]
+    assert {row["class"] for row in rows} <= {"'=cmd|'/c calc'!A0", "-5"}
+
+
 @pytest.mark.parametrize("damage", ["truncated", "text", "foreign"])
 def test_damaged_and_foreign_checkpoints_are_refused(damage, folder, tmp_path):
     path = tmp_path / "damaged.ckpt"
@@ -94,6 +186,66 @@ def test_damaged_and_foreign_checkpoints_are_refused(damage, folder, tmp_path):
         path.write_text("words")
     else:
         torch.save({"state_dict": {}}, path)
+    code, _, errors = command("test", "--checkpoint", path)
+    assert code == 2
+    assert "cannot be read as a checkpoint" in errors
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("settings", {}),
+        ("settings.network.width", 10**12),
+        ("settings.network.width", -1),
+        ("settings.network.backbone", "small_cnn"),
+        ("settings.network.backbone", ["mlp"]),
+        ("settings.trial_seed", "x"),
+        ("input_shape", [10**9, 10**9, 10**9]),
+        ("input_shape", [2, 14]),
+        ("input_shape", 3),
+        ("class_names", ["a"] * 10**5),
+        ("class_names", [1, 2]),
+        ("class_names", ["\ud800", "a"]),
+        ("preprocessing.size", [10**6, 10**6]),
+        ("preprocessing", None),
+        ("views", 3),
+        ("benchmark_version", None),
+    ],
+)
+def test_a_checkpoint_that_describes_itself_wrongly_is_refused(place, value, folder, tmp_path):
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    *sections, name = place.split(".")
+    target = content["dgbench"]
+    for section in sections:
+        target = target[section]
+    target[name] = value
+    torch.save(content, tmp_path / "other.ckpt")
+    image(0).save(tmp_path / "a.png")
+    call = ("predict", "--checkpoint", tmp_path / "other.ckpt", tmp_path / "a.png")
+    code, _, errors = command(*call, "--out", tmp_path / "labels.csv")
+    assert code == 2
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["expanded", "compressed", "pipe", "longer"])
+def test_a_checkpoint_asks_for_no_more_than_it_holds(damage, folder, tmp_path):
+    path = tmp_path / "other.ckpt"
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    if damage == "expanded":
+        weights = content["state_dict"]
+        content["dgbench"]["settings"]["network"]["width"] = 10**9
+        for name in weights:
+            weights[name] = torch.zeros(1).expand(10**9, 392)
+        torch.save(content, path)
+    elif damage == "pipe":
+        os.mkfifo(path)
+    else:
+        with (
+            zipfile.ZipFile(folder / "last.ckpt") as given,
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made,
+        ):
+            for name in given.namelist():
+                made.writestr(name, given.read(name) + b"0" * (damage == "longer"))
     code, _, errors = command("test", "--checkpoint", path)
     assert code == 2
     assert "cannot be read as a checkpoint" in errors

@@ -134,7 +134,7 @@ def test_what_the_message_says_is_what_works(name, foreign):
         arguments += errors.rpartition("repeating the name: ")[2].split()
         code, _, errors = command(*arguments)
     if name == "predict":  # there is no such image: the checkpoint was read
-        assert "There is no image x.png" in errors
+        assert "x.png (No such file or directory)" in errors
     else:
         assert (code, errors) == (0, "")
     assert imported()

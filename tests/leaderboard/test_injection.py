@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -141,3 +144,34 @@ def test_many_environments_are_cut_for_readers_and_all_in_files() -> None:
     assert f"environment {MOST_ENVIRONMENTS}<" not in page(many).partition("<details")[0]
     assert names[-1] in csv_text(many)
     assert names[-1] in json_text(many)
+
+
+FORMULAS = (
+    "=1+1",
+    "@SUM(A1)",
+    "-1+cmd|' /C calc'!A0",
+    "+x",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "\uff1d1",
+    "'quoted",
+)
+
+
+def test_no_cell_of_the_csv_is_a_formula_and_each_text_reads_back() -> None:
+    names = (*FORMULAS, "+90%", "-90%", "-1.5", "plain")
+    board = synthetic_board(
+        data_sets={"=data": names[:6], "more": names[6:]}, algorithms=names, trials=1, checks=1
+    )
+    text = csv_text(board)
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    found = {row["algorithm"] for row in rows} | {row["environment"] for row in rows}
+    # A reader drops one leading apostrophe.
+    assert {cell.removeprefix("'") for cell in found} == {*names, ""}
+    assert {cell for cell in found if cell.startswith("'")} == {f"'{text}" for text in FORMULAS}
+    assert {row["dataset"] for row in rows} == {"'=data", "more"}
+    number = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?|[+-]90%|-1\.5")
+    for cell in (cell for row in rows for cell in row.values()):
+        assert not cell.startswith(("=", "@", "\t", "\r", " ", "\uff1d"))
+        assert not cell.startswith(("+", "-")) or number.fullmatch(cell)
