@@ -14,6 +14,8 @@ from leaderboard.selection import Choice, Needed, UnavailableError, choose
 DIVERGED = "diverged"
 """Why a trial lacks a number that no run would give it."""
 
+_ENDED = ("finished", DIVERGED)
+
 
 class Lack(NamedTuple):
     """Why a trial has no number, and the runs that would give it one."""
@@ -23,24 +25,27 @@ class Lack(NamedTuple):
 
 
 class Pairs:
-    """The ended runs that hold out several environments, by all else that decides them."""
+    """The runs that hold out one more environment than others do, for `leave_one_out` to read."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._found: dict[tuple[Any, ...], dict[frozenset[str], Record]] = {}
         for record in records:
-            if len(record.test) > 1 and record.state in ("finished", "diverged"):
-                of_run = self._found.setdefault(self._key(record), {})
-                of_run[frozenset(record.test)] = record
+            self._found.setdefault(self._key(record), {})[frozenset(record.test)] = record
 
     @staticmethod
     def _key(record: Record) -> tuple[Any, ...]:
         return record.dataset, record.fixed, record.trial, record.origin
 
     def beside(self, record: Record) -> dict[frozenset[str], Record]:
-        """Those that hold out one more environment than a run, by names of all of these."""
+        """The ended ones beside a run, by names of all that they hold out."""
         of_run = self._found.get(self._key(record), {})
-        names = [frozenset({*record.test, name}) for name in record.train]
-        return {held_out: of_run[held_out] for held_out in names if held_out in of_run}
+        found = [of_run.get(frozenset({*record.test, name})) for name in record.train]
+        return {frozenset(r.test): r for r in found if r is not None and r.state in _ENDED}
+
+    def serve(self, record: Record) -> bool:
+        """Whether a run is one of them, and no number of its own."""
+        of_run, test = self._found[self._key(record)], frozenset(record.test)
+        return record.rule == "leave_one_out" and any(test - {name} in of_run for name in test)
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ def _repeated(
 
 
 def _unended(records: Sequence[Record]) -> Lack | None:
-    unended = [r for r in records if r.state not in ("finished", "diverged")]
+    unended = [r for r in records if r.state not in _ENDED]
     if not unended:
         return None
     states = ", ".join(sorted({record.state for record in unended}))

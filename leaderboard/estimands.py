@@ -33,7 +33,8 @@ def by_estimand(records: Iterable[Record]) -> Estimands:
     """Tell the rows of the two kinds apart; where both were run, a row is of both.
 
     Later trials that have nothing but the defaults may be the start of a search, or repeat what the
-    first trial prefers. They are taken for what the other rows are, and else for repeated.
+    first trial prefers. They are taken for what the other rows are, and else for repeated. Beside
+    draws of a search they are taken for a part of it.
 
     Args:
         records: The runs of one search space.
@@ -55,6 +56,26 @@ def by_estimand(records: Iterable[Record]) -> Estimands:
     alike.extend(either)
     found.searched_again.extend(never_tuned)
     return found
+
+
+def fixed_settings(records: Sequence[Record], tuned_once: Iterable[Record]) -> list[Record]:
+    """The runs of fixed settings, without defaults that are there by chance.
+
+    Where settings were tuned once, later trials have the defaults if they are preferred, and only
+    with these test environments. So they count in the trials in which all such rows have them.
+
+    Args:
+        records: The runs of no search space.
+        tuned_once: Those of rows that were tuned once.
+    """
+    rows = {(record.algorithm, record.searched) for record in tuned_once}
+    there: dict[Trial, set[tuple[str, str, tuple[str, ...]]]] = {}
+    for r in records:
+        if (r.algorithm, r.searched) in rows:
+            there.setdefault(r.trial, set()).add((r.algorithm, r.fixed, r.test))
+    everything = set().union(*there.values())
+    whole = {trial for trial, found in there.items() if found == everything or trial == min(there)}
+    return [r for r in records if (r.algorithm, r.searched) not in rows or r.trial in whole]
 
 
 def _of_row(row: Sequence[Record]) -> Estimands:

@@ -28,7 +28,7 @@ from leaderboard.board import (
 from leaderboard.choices import DIVERGED, Lack, Pairs, Search, choices, search_of
 from leaderboard.commands import fit_command
 from leaderboard.errors import RecordError
-from leaderboard.estimands import by_estimand
+from leaderboard.estimands import Estimands, by_estimand, fixed_settings
 from leaderboard.frame import LeftOut, Record, Trial, without_duplicates
 from leaderboard.published import beside
 from leaderboard.records import Conclusion, SelectionRule, canonical_json
@@ -107,7 +107,9 @@ def make_board(
     for key, group in _tables(kept, RULES if rule is None else (rule,)):
         columns = _columns(group)
         drafts = [_draft(row, columns, key.rule, pairs) for row in _row_groups(group, key)]
-        section = _section(key, group, columns, drafts, asked=rule is not None)
+        asked = rule is not None
+        reported = any(r.rule == key.rule and not pairs.serve(r) for r in group)
+        section = _section(key, group, columns, drafts, reported=reported, asked=asked)
         if section is not None:
             sections.append(section)
             compared.update(*(draft.compared for draft in drafts))
@@ -160,12 +162,7 @@ def _tables(
     names are other data sets: folders of a user's, or one that has grown.
     """
     for shared, group in _of_same_environments(records):
-        for search in sorted({record.space for record in group}):
-            members = [r for r in group if r.space == search]
-            if search:
-                drawn = {(record.algorithm, record.searched) for record in members}
-                members += [r for r in group if r.draw == 0 and (r.algorithm, r.searched) in drawn]
-            again, once = by_estimand(members) if search else (members, [])
+        for search, (again, once) in _searches(group).items():
             key = {**shared, "search": search}
             for rule in rules:
                 if again and not (search and rule == "last"):
@@ -173,6 +170,19 @@ def _tables(
                 # What is repeated was preferred by the runs' own rule.
                 if tuned := [record for record in once if record.rule == rule]:
                     yield SectionKey(**key, tuned_once=True, rule=rule), tuned
+
+
+def _searches(records: Sequence[Record]) -> dict[str, Estimands]:
+    """The runs of each search space, and of the fixed settings, in ascending order of names."""
+    spaces = _grouped(records, lambda record: record.space)
+    fixed = spaces.pop("", [])
+    found = {}
+    for space, drawn in spaces.items():
+        rows = {(record.algorithm, record.searched) for record in drawn}
+        defaults = [r for r in fixed if r.draw == 0 and (r.algorithm, r.searched) in rows]
+        found[space] = by_estimand([*drawn, *defaults])
+    tuned_once = [record for _, once in found.values() for record in once]
+    return {"": Estimands(fixed_settings(fixed, tuned_once), []), **found}
 
 
 def _of_same_environments(
@@ -215,7 +225,7 @@ def _row_groups(records: Sequence[Record], key: SectionKey) -> list[_Group]:
     searched: dict[tuple[str, str], list[Record]] = {}
     fixed: dict[tuple[str, str], list[Record]] = {}
     if key.search:
-        return _labelled({}, _searches(records), tuned_once=key.tuned_once)
+        return _labelled({}, _search_rows(records), tuned_once=key.tuned_once)
     for row, group in _grouped(records, lambda r: (r.algorithm, r.searched)).items():
         draws = {record.draw for record in group}
         variants = {record.fixed for record in group if record.draw == 0}
@@ -230,7 +240,7 @@ def _row_groups(records: Sequence[Record], key: SectionKey) -> list[_Group]:
     return _labelled(fixed, searched)
 
 
-def _searches(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+def _search_rows(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     """The rows of a search space: an algorithm's draws from the same ranges, and its draw 0."""
     rows = {}
     for (algorithm, settings), group in _grouped(
@@ -301,11 +311,11 @@ def _section(
     columns: Sequence[Column],
     drafts: Sequence[_Draft],
     *,
+    reported: bool,
     asked: bool,
 ) -> Section | None:
     """The table of a rule, or None where no run answers it and no protocol reports it."""
     rule = key.rule
-    reported = any(record.rule == rule for record in records)
     if not drafts or not (reported or asked or any(any(d.values) for d in drafts)):
         return None
     paired = records[0].origin == "dgbench"

@@ -7,7 +7,7 @@ peek at the held-out environments by mistake.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -213,7 +213,7 @@ def _refuse_without_pairs(
     draws: Sequence[Record], pairs: Mapping[int, Mapping[frozenset[str], Record]]
 ) -> None:
     missing = {
-        Needed((*record.test, name), record.draw): name
+        Needed(_in_order({*record.test, name}, record.environments), record.draw): name
         for record in draws
         for name in record.train
         if frozenset({*record.test, name}) not in pairs.get(record.draw, {})
@@ -226,6 +226,10 @@ def _refuse_without_pairs(
             f"{_some(draws[0].test)}" + f", of draws {of_draws}" * (len(draws) > 1),
             list(missing),
         )
+
+
+def _in_order(names: Collection[str], environments: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in environments if name in names)
 
 
 def _view(

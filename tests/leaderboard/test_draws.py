@@ -221,6 +221,16 @@ def test_only_what_a_rule_can_tune_is_tuned_once(tmp_path: Path) -> None:
     assert lacking(cell) == [(1, "draws [1001] not run"), (2, "draws [2001] not run")]
 
 
+def test_tuned_once_the_defaults_are_fixed_settings_in_the_trials_that_all_rows_have(
+    tmp_path: Path,
+) -> None:
+    write_draws(tmp_path, {0: (0, 1, 2), 1: (0,), 2: (0,)}, best={0: 0})
+    write_draws(tmp_path, {0: (0, 1, 2), 1: (1,), 2: (1, 0)}, best={0: 1}, algorithm="irm")
+    (section,) = [s for s in load_board([tmp_path], "train_val").sections if not s.key.search]
+    assert [[trial.trial_seed for trial in row.trials] for row in section.rows] == [[0, 2]] * 2
+    assert [lacking(row.cells[0]) for row in section.rows] == [[], []]
+
+
 # Draws that diverge
 
 
@@ -279,5 +289,5 @@ def test_leave_one_out_reads_the_pairs_of_each_draw_in_each_trial(tmp_path: Path
     command = cell.missing[0].command
     assert command is not None
     first, second = command.splitlines()
-    assert "--hparams-seed=1001 --test-env=-90% --test-env=+90% --trial-seed=1" in first
-    assert "--test-env=+80%" in second
+    assert "--hparams-seed=1001 --test-env=+90% --test-env=-90% --trial-seed=1" in first
+    assert "--test-env=+80% --test-env=-90%" in second
