@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ def _copy_what_a_longer_run_would_have(
 
     The shorter run measured everything at its last check and at the selected one; the longer one
     would have measured there what it measures at every check.
+
+    Raises:
+        UsageError: when the weights of the check that the longer run would choose are gone.
     """
     run = records.read_run(resumed)
     if folder.exists() or not (resumed / records.LAST_CHECKPOINT).exists():
@@ -74,6 +77,8 @@ def _copy_what_a_longer_run_would_have(
     usual = set.intersection(*(set(check["splits"]) for check in run.checks))
     due = check_steps(deciding["steps"], deciding["check_every"], deciding.get("first_check"))
     kept = [check for check in run.checks if check["step"] in due]
+    if (resumed / records.SELECTED_CHECKPOINT).exists():
+        _require_kept_weights(run, due)
     for check in kept:
         check["splits"] = {name: check["splits"][name] for name in check["splits"] if name in usual}
     folder.mkdir(parents=True)
@@ -81,3 +86,14 @@ def _copy_what_a_longer_run_would_have(
     for name in (records.SELECTED_CHECKPOINT, records.LAST_CHECKPOINT):
         if (resumed / name).exists():
             shutil.copy2(resumed / name, folder / name)
+
+
+def _require_kept_weights(run: records.Run, due: Collection[int]) -> None:
+    """Refuses a run that chose a check which the longer one has not: it replaced the others'."""
+    chosen = None if run.done is None else run.done["selected"]["train_val"]
+    if chosen is not None and chosen not in due:
+        raise UsageError(
+            f"--resume {run.folder} goes on with a run whose train_val chose its last check, at "
+            f"step {chosen}, which a longer run does not have; the weights of the check that it "
+            "would choose instead are gone. Start the longer run without --resume."
+        )

@@ -14,7 +14,7 @@ import torch
 
 from dgbench.cli import main
 from leaderboard import records
-from tests.dgbench.tiny import checks, command
+from tests.dgbench.tiny import checks, command, fit
 from tests.folders import make_tree
 
 pytestmark = pytest.mark.distributed
@@ -203,6 +203,21 @@ def test_the_steps_of_a_resumed_run_may_grow(package, whole, tmp_path):
     assert grown.name == whole.name
     assert_identical(whole, grown)
     assert records.read_run(short).state == "finished"
+
+
+def test_a_run_does_not_grow_where_the_weights_of_its_choice_are_gone(tmp_path):
+    """Its last check is none of the longer run's, whose best so far it replaced on the disk."""
+    options = ("--selection", "train_val", "--steps", "5", "--check-every", "4")
+    for seed in range(20):
+        short = fit(tmp_path, *options, "--trial-seed", seed)
+        done = records.read_run(short).done
+        assert done is not None
+        code, _, errors = command("fit", "--resume", short, "--steps", "6")
+        assert code == (2 if done["selected"]["train_val"] == 5 else 0), errors
+        if code == 2:
+            assert "chose its last check, at step 5, which a longer run does not have" in errors
+            return
+    raise AssertionError("no run chose its last check")
 
 
 @pytest.mark.parametrize("change", ["--steps 12", "--algo.penalty_weight 3", "--trial-seed 4"])
