@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -94,12 +93,21 @@ def long_form(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: nested options; ``algo`` and ``dataset`` may be names.
 
+    Raises:
+        UsageError: when options stand where a mapping of them must.
+
     >>> long_form({"algo": "irm", "dataset": "colored_mnist", "steps": 9})
     {'algo': {'name': 'irm'}, 'steps': 9, 'data': {'name': 'colored_mnist'}}
     """
     content = dict(config)
     if isinstance(content.get("algo"), str):
         content["algo"] = {"name": content["algo"]}
+    for section in ("algo", "data", "network", "trainer"):
+        if not isinstance(content.get(section, {}), Mapping):
+            raise UsageError(
+                f"{section} is {content[section]!r}; it must be a mapping of options, such as "
+                f"{section}: {{name: value}}."
+            )
     if "dataset" in content:
         content["data"] = {"name": content.pop("dataset"), **content.get("data", {})}
     return content
@@ -141,22 +149,3 @@ def as_flags(config: Mapping[str, Any]) -> list[str]:
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a configuration file.
-
-    Raises:
-        UsageError: when it cannot be read, or holds no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"--config {path} cannot be read: {reason}. It must be a YAML file as --print_config "
-            "writes it."
-        ) from error
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path} holds no mapping of options; see --print_config.")
-    return content

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dgbench import registry
-from dgbench.arguments import read_yaml
 from dgbench.errors import UsageError
+from dgbench.yaml_files import read_yaml
 
 DEFAULT_DATASET = "colored_mnist"
 # Of a data set that has several, the first of these is used: both need no weights and minutes.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from datamodules.seeds import derive_seed
 
@@ -17,6 +19,13 @@ class Range(ABC):
 
     low: float
     high: float
+    least: ClassVar[float] = -math.inf
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError(f"{self} has no two finite ends")
+        if not self.least <= self.low <= self.high:
+            raise ValueError(f"{self} must ascend, from {self.least:g} at the least")
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -52,6 +61,8 @@ class Uniform(Range):
 class LogUniform(Range):
     """Floats, their logarithm uniform between the ends; both ends are above 0."""
 
+    least = sys.float_info.min
+
     def draw(self, fraction: float) -> float:
         """Uniform in the logarithm."""
         return self.rounded(self.low * (self.high / self.low) ** fraction)
@@ -59,6 +70,8 @@ class LogUniform(Range):
 
 class LogInt(Range):
     """Integers, the logarithm uniform before rounding down; both ends are at least 1."""
+
+    least = 1
 
     def draw(self, fraction: float) -> int:
         """Uniform in the logarithm, rounded down: an integer, which a step is compared with."""
@@ -70,6 +83,10 @@ class Choice:
     """One of several values, each as likely."""
 
     values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("a choice of nothing")
 
     def __contains__(self, value: Any) -> bool:
         return value in self.values

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dgbench import registry
 from dgbench.errors import UsageError
 from dgbench.protocols import configs
 from dgbench.search_space import SCALES, Choice, Range
+from dgbench.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ def read(name: str) -> SearchSpace:
         path = Path(name)
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             raise UsageError(registry.unknown("search space", name, names()) + " Or name a file.")
+    content = read_yaml(path, "The search space")
     try:
-        content = yaml.safe_load(path.read_text())
         found = SearchSpace(path.stem, int(content["version"]), _ranges(content["ranges"] or {}))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
             f"The search space {path} cannot be read ({reason}). It holds `version: 1` and "

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from dgbench import registry
-from dgbench.arguments import as_options, long_form, read_yaml, sorted_out
+from dgbench.arguments import as_options, long_form, sorted_out
 from dgbench.contents import by_content
 from dgbench.errors import UsageError
 from dgbench.parser import (
@@ -34,6 +34,7 @@ from dgbench.protocols import Names, configs, names_of
 from dgbench.search_space import draw, hyperparameters
 from dgbench.search_spaces import SearchSpace, read
 from dgbench.trust import refuse_unnamed_code
+from dgbench.yaml_files import read_yaml
 from leaderboard import records
 from leaderboard.records import SelectionRule
 
@@ -209,7 +210,7 @@ def resolve_arguments(arguments: Sequence[str]) -> Settings:
         SystemExit: with 0 after printing help or a configuration.
     """
     flags, files, resume = sorted_out(arguments)
-    layers = [long_form(read_yaml(Path(file))) for file in files]
+    layers = [long_form(read_yaml(Path(file), "--config")) for file in files]
     if resume == "auto":
         layers.insert(0, {"resume": resume})
     elif resume is not None:
@@ -255,7 +256,7 @@ def resolve_inspection(arguments: Sequence[str]) -> DataSettings:
         SystemExit: with 0 after printing help.
     """
     flags, files, _ = sorted_out(arguments)
-    layers = [long_form(read_yaml(Path(file))) for file in files]
+    layers = [long_form(read_yaml(Path(file), "--config")) for file in files]
     names = names_of(layers, flags)
     named = any(flag.startswith("--data.name=") for flag in flags)
     if {"--help", "-h"} & set(flags) and not named:
@@ -425,7 +426,8 @@ def _search(values: Mapping[str, Any], fixed: Collection[str]) -> SearchSpace:
 
 def _is_about_arguments(error: Exception) -> bool:
     expected = ArgumentError | TypeError | ValueError | KeyError | OSError | yaml.YAMLError
-    return isinstance(error, expected)
+    # A value of thousands of brackets is read by a parser that calls itself.
+    return isinstance(error, expected | RecursionError)
 
 
 def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:

@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runtime",
         "search_space",
         "subset_network",
+        "yaml_files",
     ),
     ("arguments", "claims", "protocols", "reproductions", "search_spaces", "trust"),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),

@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-import yaml
-
 from dgbench.errors import UsageError
 from dgbench.parser import DEFAULT_OUT
 from dgbench.sweep import design as designs
 from dgbench.sweep import manifest
 from dgbench.sweep.design import Estimand, Sweep
+from dgbench.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -290,7 +289,7 @@ def _listed(text: str) -> list[str]:
 
 def _test_envs(text: str) -> Any:
     if text.startswith("["):
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     parts = [int(part) if part.isdigit() else part for part in _listed(text)]
     return parts[0] if parts in (["all"], ["pairs"]) else parts
 
@@ -299,7 +298,7 @@ def _varied(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text} given; OPTION=VALUE,VALUE,... needed")
-    return name.removeprefix("--"), [yaml.safe_load(value) for value in _listed(values)]
+    return name.removeprefix("--"), [parse_yaml(value) for value in _listed(values)]
 
 
 def _at_least(least: int) -> Callable[[str], int]:

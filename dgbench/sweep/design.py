@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args
-
-import yaml
 
 from dgbench import registry
 from dgbench.arguments import as_flags, as_options
 from dgbench.errors import UsageError, require
 from dgbench.protocols import configs
+from dgbench.yaml_files import read_yaml
 from leaderboard import draws
 
 Estimand = Literal["search-again", "tune-once"]
 Environment = int | str
 Stack = Literal["auto"] | int
 
+_MOST_TRIALS = 1000
 _INSTEAD = {
     "--algo": "--algos",
     "--algo.name": "--algos",
@@ -116,15 +117,7 @@ def read(name: str) -> dict[str, Any]:
     path = configs() / "sweeps" / f"{name}.yaml" if name in names() else Path(name)
     if not path.is_file():
         raise UsageError(registry.unknown("sweep", name, names()) + " Or name a file.")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(
-            f"{path} holds no mapping; see configs/sweeps/ for what a sweep looks like."
-        )
-    return content
+    return read_yaml(path)
 
 
 def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
@@ -142,6 +135,9 @@ def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
     for name in content:
         if name not in known:
             raise UsageError(registry.unknown("option of a sweep", name, known))
+    for name, (is_one, what) in _KINDS.items():
+        value = content.get(name)
+        require(value is None or is_one(value), name, value, what)
     options = (*as_flags(content.get("options") or {}), *flags)
     for flag in (*options, *as_options(content.get("vary") or {})):
         instead = _INSTEAD.get(flag.partition("=")[0])
@@ -167,9 +163,40 @@ def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
     return sweep
 
 
+def _is_name_or_names(value: Any) -> bool:
+    return isinstance(value, str) or _is_list(value, str)
+
+
+def _is_list(value: Any, kinds: type | UnionType) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, kinds) for each in value)
+
+
+def _are_environments(value: Any) -> bool:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(part, int | str) or _is_list(part, int | str) for part in parts)
+
+
+def _is_varied(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_list(each, object) for each in value.values())
+
+
+# What a file may say for each name, if anything.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "datasets": (_is_name_or_names, "a name or a list of names"),
+    "algos": (_is_name_or_names, "a name or a list of names"),
+    "test_envs": (_are_environments, "all, pairs, or a list of environments"),
+    "trials": (lambda value: isinstance(value, int), "a whole number"),
+    "draws": (lambda value: isinstance(value, int), "a whole number"),
+    "protocol": (lambda value: isinstance(value, str), "a name"),
+    "options": (lambda value: isinstance(value, Mapping), "a mapping of options of fit"),
+    "vary": (_is_varied, "a mapping of options to lists of values"),
+}
+
+
 def _check(sweep: Sweep) -> None:
     estimands = get_args(Estimand)
     require(sweep.trials >= 1, "trials", sweep.trials, "at least 1")
+    require(sweep.trials <= _MOST_TRIALS, "trials", sweep.trials, f"at most {_MOST_TRIALS}")
     require(1 <= sweep.draws <= draws.LIMIT, "draws", sweep.draws, f"1 to {draws.LIMIT}")
     known_stack = sweep.stack == "auto" or (isinstance(sweep.stack, int) and sweep.stack >= 1)
     require(known_stack, "stack", sweep.stack, "auto or at least 1")
