@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from leaderboard.departures import are_comparable
 from leaderboard.frame import LeftOut, Record, Trial
 from leaderboard.records import SelectionRule
 from leaderboard.statistics import Difference, Friedman, Summary
@@ -159,6 +160,7 @@ class Row:
         label: The algorithm, and what tells it from other rows of the same algorithm.
         algorithm: The algorithm.
         settings: What its runs share, canonical JSON.
+        departures: What of the protocol they change, and not all rows of the table.
         draws: Draws of hyper-parameters among which a trial was searched; 1 for fixed settings.
         trials: All its trials, ascending.
         cells: One for each column of the section.
@@ -168,7 +170,8 @@ class Row:
             averaged over columns inside a trial; None where they were not measured.
         seconds: Wall time of a selected run; None if the source does not tell.
         rank: Place by average (or by the only column) among complete rows, 1 the best, equal ones
-            sharing; None in a section that is not ranked, or for an incomplete row.
+            sharing; None in a section that is not ranked, or for an incomplete row or one that is
+            not comparable.
         prior_knowledge: Variables of a sample that its runs were given, which other algorithms do
             not have; ascending.
         conclusions: What its selected runs concluded of sets of these variables, with the number of
@@ -178,6 +181,7 @@ class Row:
     label: str
     algorithm: str
     settings: str
+    departures: str
     draws: int
     trials: tuple[Trial, ...]
     cells: tuple[Cell, ...]
@@ -188,6 +192,11 @@ class Row:
     rank: float | None
     prior_knowledge: tuple[str, ...]
     conclusions: tuple[tuple[str, int], ...]
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it is compared with other rows: it has the conditions that they have."""
+        return are_comparable(self.departures)
 
     @property
     def data_seeds(self) -> int:
@@ -206,6 +215,7 @@ class SectionKey:
         source: Where the data set's samples came from, "" if there is one only.
         task: `generalization`, or `adaptation` where unlabelled test samples were seen.
         data: The data set's options, canonical JSON.
+        departures: What of the protocol all of them change (`leaderboard.departures`).
         search: Name and version of the space that hyper-parameters were drawn from; "" for fixed
             settings, and where the source does not tell.
         tuned_once: Whether the first trial alone was searched, and the others repeat a draw that is
@@ -221,6 +231,7 @@ class SectionKey:
     source: str
     task: str
     data: str
+    departures: str
     search: str
     tuned_once: bool
     held_out: int

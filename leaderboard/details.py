@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from leaderboard.board import Board, Cell, Section, SectionKey
 from leaderboard.commands import fit_command
+from leaderboard.dotted import dotted
 from leaderboard.filling import with_environments
 from leaderboard.frame import Record
 from leaderboard.tables import column_title
@@ -134,7 +135,7 @@ def _run(record: Record, settings: _Table, grids: _Table) -> dict[str, Any]:
             "record": record.place,
             "sha256": record.sha256,
         },
-        "settings": settings.place(_flat(run["settings"])),
+        "settings": settings.place(_settings(run["settings"])),
         "command": _command(record),
         "steps": grids.place(checks.steps.tolist()),
         "held_out": {name: _accuracies(record, [f"{name}/main"]) for name in record.test},
@@ -167,15 +168,9 @@ def _command(record: Record) -> str | None:
     return fit_command(record, record.test, record.trial)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names, without the seeds that are facts of a run."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif prefix or name not in _SEEDS:
-            flat[prefix + name] = value
-    return flat
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name, without the seeds that are facts of a run."""
+    return {name: value for name, value in dotted(settings).items() if name not in _SEEDS}
 
 
 def _accuracies(record: Record, splits: Sequence[str]) -> list[int | None]:

@@ -60,15 +60,15 @@ def write_parquet(board: Board, path: Path) -> None:
 
 
 _KEY = (
-    *("dataset", "protocol", "backbone", "source", "task", "data", "search", "tuned_once"),
-    *("held_out", "origin", "rule"),
+    *("dataset", "protocol", "backbone", "source", "task", "data", "departures", "search"),
+    *("tuned_once", "held_out", "origin", "rule"),
 )
 _SUMMARY = ("mean", "standard_error", "low", "high")
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(_KEY, "string"),
     "tuned_once": "bool_",
     "held_out": "int64",
-    **dict.fromkeys(("algorithm", "label", "settings"), "string"),
+    **dict.fromkeys(("algorithm", "label", "settings", "row_departures"), "string"),
     **dict.fromkeys(("draws", "trials", "data_seeds"), "int64"),
     "over": "string",  # environment, average or worst
     "environment": "string",  # null for average and worst
@@ -96,6 +96,7 @@ def flat_rows(board: Board) -> Iterator[dict[str, Any]]:
                 "algorithm": row.algorithm,
                 "label": row.label,
                 "settings": row.settings,
+                "row_departures": row.departures,
                 "draws": row.draws,
                 "trials": len(row.trials),
                 "data_seeds": row.data_seeds,

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from leaderboard.board import (
 )
 from leaderboard.choices import DIVERGED, Lack, Pairs, Search, choices, search_of
 from leaderboard.commands import fit_command
+from leaderboard.departures import NONE, are_comparable, beyond, in_common
+from leaderboard.dotted import dotted
 from leaderboard.errors import RecordError
 from leaderboard.estimands import Estimands, by_estimand, fixed_settings
 from leaderboard.frame import LeftOut, Record, Trial, without_duplicates
@@ -67,6 +70,7 @@ class _Group:
     label: str
     algorithm: str
     settings: str
+    departures: str
     records: Sequence[Record]
     search: Search
 
@@ -159,17 +163,22 @@ def _tables(
     Each rule has a table of its own, and so has each search space: the draws from it, and draw 0,
     which belongs to all spaces and beside that to the fixed settings. What was searched in each
     trial and what was tuned once stand apart. Data sets of one name whose environments have other
-    names are other data sets: folders of a user's, or one that has grown.
+    names are other data sets: folders of a user's, or one that has grown. What all runs of a table
+    change of their protocol is part of its key.
     """
     for shared, group in _of_same_environments(records):
         for search, (again, once) in _searches(group).items():
-            key = {**shared, "search": search}
             for rule in rules:
+                key = {**shared, "search": search, "rule": rule}
                 if again and not (search and rule == "last"):
-                    yield SectionKey(**key, tuned_once=False, rule=rule), again
+                    yield SectionKey(**key, tuned_once=False, departures=_in_common(again)), again
                 # What is repeated was preferred by the runs' own rule.
                 if tuned := [record for record in once if record.rule == rule]:
-                    yield SectionKey(**key, tuned_once=True, rule=rule), tuned
+                    yield SectionKey(**key, tuned_once=True, departures=_in_common(tuned)), tuned
+
+
+def _in_common(records: Iterable[Record]) -> str:
+    return in_common(record.departures for record in records)
 
 
 def _searches(records: Sequence[Record]) -> dict[str, Estimands]:
@@ -221,11 +230,11 @@ def _row_groups(records: Sequence[Record], key: SectionKey) -> list[_Group]:
     """
     if key.rule == "last":
         records = [record for record in records if record.draw == 0]
-        return _labelled(_grouped(records, lambda r: (r.algorithm, r.fixed)), {})
+        return _labelled(_grouped(records, lambda r: (r.algorithm, r.fixed)), {}, key)
     searched: dict[tuple[str, str], list[Record]] = {}
     fixed: dict[tuple[str, str], list[Record]] = {}
     if key.search:
-        return _labelled({}, _search_rows(records), tuned_once=key.tuned_once)
+        return _labelled({}, _search_rows(records), key)
     for row, group in _grouped(records, lambda r: (r.algorithm, r.searched)).items():
         draws = {record.draw for record in group}
         variants = {record.fixed for record in group if record.draw == 0}
@@ -237,7 +246,7 @@ def _row_groups(records: Sequence[Record], key: SectionKey) -> list[_Group]:
             searched[row] = [record for record in group if record.draw]
             defaults = [record for record in group if not record.draw]
             fixed |= _grouped(defaults, lambda r: (r.algorithm, r.fixed))
-    return _labelled(fixed, searched)
+    return _labelled(fixed, searched, key)
 
 
 def _search_rows(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
@@ -261,8 +270,7 @@ def _search_rows(records: Sequence[Record]) -> dict[tuple[str, str], list[Record
 def _labelled(
     fixed: Mapping[tuple[str, str], list[Record]],
     searched: Mapping[tuple[str, str], list[Record]],
-    *,
-    tuned_once: bool = False,
+    table: SectionKey,
 ) -> list[_Group]:
     """Name the rows; a label has the settings that tell rows of one algorithm apart."""
     groups = []
@@ -275,23 +283,18 @@ def _labelled(
                 for name in sorted(set().union(*siblings))
                 if len({sibling.get(name) for sibling in siblings}) > 1
             ]
-            search = search_of(records, tuned_once=tuned_once)
+            search = search_of(records, tuned_once=table.tuned_once)
             if kind is searched:
                 notes.insert(0, f"best of {len(search.positions)} draws")
             label = f"{key[0]} ({', '.join(notes)})" if notes else key[0]
-            groups.append(_Group(label, key[0], key[1], records, search))
+            departs = beyond((record.departures for record in records), table.departures)
+            groups.append(_Group(label, *key, departs, records, search))
     return sorted(groups, key=lambda group: group.label)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Turn nested settings into dotted keys with values as JSON."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = canonical_json(value)
-    return flat
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by dotted name, with values as JSON."""
+    return {name: canonical_json(value) for name, value in dotted(settings).items()}
 
 
 def _grouped(items: Iterable[_T], key: Callable[[_T], _Key]) -> dict[_Key, list[_T]]:
@@ -320,7 +323,7 @@ def _section(
         return None
     paired = records[0].origin == "dgbench"
     ranked = rule == "train_val"
-    rows = _compared(drafts, paired=paired, bold=rule != "oracle", ranked=ranked)
+    rows = _rows(drafts, paired=paired, bold=rule != "oracle", ranked=ranked)
     rows = tuple(_beside_published(key, columns, records[0].environments, row) for row in rows)
     return Section(
         key=key,
@@ -521,6 +524,18 @@ def _measure(numbers: Sequence[Number]) -> Measure:
 # Rows beside each other
 
 
+def _rows(drafts: Sequence[_Draft], *, paired: bool, bold: bool, ranked: bool) -> tuple[Row, ...]:
+    """Compare the rows that are comparable; each of the others stands for itself."""
+    alike = [draft for draft in drafts if are_comparable(draft.group.departures)]
+    compared = _compared(alike, paired=paired, bold=bold, ranked=ranked) if alike else ()
+    alone = [
+        _compared([draft], paired=paired, bold=False, ranked=False)
+        for draft in drafts
+        if not are_comparable(draft.group.departures)
+    ]
+    return tuple(sorted(chain(compared, *alone), key=lambda row: row.label))
+
+
 def _compared(
     drafts: Sequence[_Draft], *, paired: bool, bold: bool, ranked: bool
 ) -> tuple[Row, ...]:
@@ -528,8 +543,7 @@ def _compared(
     many = len(drafts[0].cells) > 1
     averages = [_inside_trials(draft, mean_of) if many else None for draft in drafts]
     worsts = [_inside_trials(draft, min) if many else None for draft in drafts]
-    baseline = [i for i, draft in enumerate(drafts) if draft.group.algorithm.lower() == BASELINE]
-    erm = baseline[0] if len(baseline) == 1 else None
+    erm = _baseline([draft.group for draft in drafts])
     columns = [
         _compare_column([(d.cells[c], d.values[c]) for d in drafts], erm, paired=paired, bold=bold)
         for c in range(len(drafts[0].cells))
@@ -554,6 +568,7 @@ def _compared(
                 label=draft.group.label,
                 algorithm=draft.group.algorithm,
                 settings=draft.group.settings,
+                departures=draft.group.departures,
                 draws=len(draft.group.search.positions),
                 trials=draft.trials,
                 cells=tuple(column[i] for column in columns),
@@ -566,6 +581,14 @@ def _compared(
             )
         )
     return tuple(rows)
+
+
+def _baseline(rows: Sequence[_Group | Row]) -> int | None:
+    """The place of ERM: of several rows the one with the protocol's hyper-parameters."""
+    found = [i for i, row in enumerate(rows) if row.algorithm.lower() == BASELINE]
+    plain = [i for i in found if rows[i].departures == NONE]
+    single = found if len(found) == 1 else plain
+    return single[0] if len(single) == 1 else None
 
 
 def _inside_trials(draft: _Draft, function: Callable[[Sequence[float]], float]) -> Values | None:
@@ -611,7 +634,9 @@ def _notes(rule: SelectionRule, rows: Sequence[Row], *, paired: bool) -> tuple[s
             "DomainBed draws other data for every algorithm, so trials are not paired: differences "
             "are Welch's."
         )
-    if sum(row.algorithm.lower() == BASELINE for row in rows) > 1:
+    comparable = [row for row in rows if row.is_comparable]
+    several = sum(row.algorithm.lower() == BASELINE for row in comparable) > 1
+    if several and _baseline(comparable) is None:
         notes.append("There are several rows of ERM, so none is the one to compare with.")
     return tuple(notes)
 
@@ -643,7 +668,7 @@ def _overall_key(key: SectionKey) -> OverallKey:
 
 def _overall_table(key: OverallKey, sections: Sequence[Section]) -> Overall:
     sections = sorted(sections, key=lambda section: section.key)
-    scores = [{row.label: _score(row) for row in section.rows} for section in sections]
+    scores = [{r.label: _score(r) for r in s.rows if r.is_comparable} for s in sections]
     labels = sorted(set().union(*scores))
     cells = {label: tuple(score.get(label) for score in scores) for label in labels}
     complete = {

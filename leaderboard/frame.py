@@ -201,6 +201,7 @@ class Record:
         fixed: What runs must share to be averaged, canonical JSON: all settings but seeds of the
             trial and the test environments.
         searched: The same without what a draw of hyper-parameters decides.
+        departures: What of it is not its protocol's (`leaderboard.departures`).
         search: What the hyper-parameters were drawn from, canonical JSON; "" for draw 0, which has
             the defaults, and where the source does not tell.
         draw: The draw of hyper-parameters; 0 has the defaults.
@@ -234,6 +235,7 @@ class Record:
     algorithm: str
     fixed: str
     searched: str
+    departures: str
     search: str
     draw: int
     trial: Trial
@@ -336,13 +338,14 @@ def record(
     roles = roles_of(content_of([own["environments"], of_trial["test_env"], of_trial["train_env"]]))
     # A known data set of other size is another data set: its runs have a table of their own.
     counts = [p["message"] for p in own.get("data_problems", ()) if p["kind"] == "count"]
+    search = canonical(content_of(own["search"])) if "search" in own else ""
     return Record(
         place=place,
         origin=origin,
         run_id=own["run_id"],
         benchmark_version=shared(own["benchmark_version"]),
-        **identity(settings_text, roles.fixed, " ".join(counts)),
-        search=canonical(content_of(own["search"])) if "search" in own else "",
+        **identity(settings_text, roles.fixed, " ".join(counts), search),
+        search=search,
         trial=Trial(of_trial["trial_seed"], of_trial["data_seed"]),
         environments=roles.environments,
         test=roles.test,

@@ -36,6 +36,7 @@ _SPECIAL = {
     "±": r"$\pm$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
+    "§": r"\S{}",
     "¶": r"\P{}",
     tables.MINUS: "$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",

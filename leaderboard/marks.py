@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from leaderboard.board import Row
+from leaderboard.departures import NONE, in_words
 
 PRIOR_KNOWLEDGE = "‡"
+DEPARTS = "§"
 SHARED_DATA = "¶"
 
 MOST_CONCLUSIONS = 3
@@ -32,6 +34,8 @@ def marks(row: Row) -> Iterator[Mark]:
     """What a row is marked with."""
     if row.prior_knowledge:
         yield Mark(PRIOR_KNOWLEDGE, "prior knowledge", _prior_knowledge(row))
+    if row.departures != NONE:
+        yield Mark(DEPARTS, "; ".join(in_words(row.departures)), _departs(row))
     if row.data_seeds < len(row.trials):
         yield Mark(SHARED_DATA, "trials share data", _shared_data(row))
 
@@ -45,6 +49,13 @@ def _prior_knowledge(row: Row) -> str:
         f"{', '.join(row.prior_knowledge)} of each sample. It found "
         f"{'; '.join([*found[:MOST_CONCLUSIONS], *more])}."
     )
+
+
+def _departs(row: Row) -> str:
+    what = ", ".join(in_words(row.departures))
+    if row.is_comparable:
+        return f"{row.label} has other hyper-parameters than the protocol's: {what}."
+    return f"{row.label} departs from the protocol, so it is compared with no other row: {what}."
 
 
 def _shared_data(row: Row) -> str:

@@ -86,10 +86,11 @@ def _section(
         "key": section.key,
         "reported": section.reported,
         "title": tables.title(section),
+        "protocol": tables.protocol(section.key),
         "facts": [
             f"selected by {section.key.rule}: {tables.RULES[section.key.rule]}",
-            *tables.facts(section.key)[1:],
-            *tables.options(section),
+            *tables.facts(section.key),
+            *tables.options(section.key),
         ],
         "groups": groups,
         "headings": list(zip(headings, classes, strict=True)),

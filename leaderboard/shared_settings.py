@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
+from leaderboard.departures import departures, keeping
 from leaderboard.records import RunJson, canonical_json
 
 # Settings of the data that say how batches are drawn, not what the data set is.
@@ -95,15 +96,17 @@ def roles_of(content: bytes) -> Roles:
 
 
 @functools.lru_cache(maxsize=100_000)
-def identity(settings_text: str, fixed: bytes, counts: str) -> dict[str, Any]:
+def identity(settings_text: str, fixed: bytes, counts: str, search: str) -> dict[str, Any]:
     """The attributes of `Record` that follow from the settings that runs share, by name.
 
     Args:
         settings_text: Of `split_run`.
         fixed: Content of what else the runs must share to be averaged.
         counts: How the data set differs in size from the known one of its name.
+        search: As of `Record`.
     """
     settings: dict[str, Any] = orjson.loads(settings_text) | marshal.loads(fixed)
+    departs = departures(settings, _drawn(search))
     if counts:
         settings["data"]["counts"] = counts
     data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
@@ -117,10 +120,17 @@ def identity(settings_text: str, fixed: bytes, counts: str) -> dict[str, Any]:
         "task": str(data.get("task", "generalization")),
         "algorithm": settings["algo"]["name"],
         "fixed": canonical_json(settings),
-        "searched": canonical(content_of(_without_draws(settings))),
+        "searched": canonical(content_of(keeping(settings, departs, _without_draws(settings)))),
+        "departures": departs,
     }
     draw = settings["hparams_seed"]
     return {name: shared(text) for name, text in texts.items()} | {"draw": draw}
+
+
+@functools.lru_cache(maxsize=1_000)
+def _drawn(search: str) -> frozenset[str]:
+    """Dotted names of the options that a search draws."""
+    return frozenset(orjson.loads(search)["ranges"] if search else ())
 
 
 def _backbone(network: Mapping[str, Any]) -> str:

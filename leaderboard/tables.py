@@ -22,6 +22,7 @@ from leaderboard.board import (
     Section,
     SectionKey,
 )
+from leaderboard.departures import in_words
 from leaderboard.marks import marks
 from leaderboard.records import SelectionRule, folder_name
 from leaderboard.statistics import (
@@ -93,7 +94,14 @@ _TUNED_ONCE = "tuned once"
 def title(section: Section) -> str:
     """Name a table by all that its runs share."""
     key = section.key
-    return ", ".join([key.dataset, *facts(key), *options(section), f"selected by {key.rule}"])
+    shared = [key.dataset, protocol(key), *facts(key), *options(key)]
+    return ", ".join([*shared, f"selected by {key.rule}"])
+
+
+def protocol(key: SectionKey) -> str:
+    """The protocol, with what all runs of a table change of it: `digits, 20 of 501 steps`."""
+    elsewhere = ["data.source", *(f"data.{name}" for name in json.loads(key.data))]
+    return ", ".join([key.protocol, *in_words(key.departures, without=elsewhere)])
 
 
 def short_names(sections: Sequence[Section]) -> list[str]:
@@ -139,9 +147,8 @@ def in_order(board: Board) -> list[Section]:
 
 
 def facts(key: SectionKey | OverallKey) -> list[str]:
-    """What the runs of a table share besides data set, its options and the rule."""
+    """What the runs of a table share besides data set, its options, protocol and rule."""
     return [
-        key.protocol,
         *[f"{key.held_out} environments held out together"] * (key.held_out > 1),
         *[key.backbone] * bool(key.backbone),
         *[f"source {key.source}"] * bool(key.source),
@@ -152,10 +159,16 @@ def facts(key: SectionKey | OverallKey) -> list[str]:
     ]
 
 
-def options(section: Section) -> list[str]:
-    """The data set's options."""
-    data = json.loads(section.key.data)
-    return [f"{name}={json.dumps(data[name])}" for name in data if name != "source"]
+def options(key: SectionKey) -> list[str]:
+    """The data set's options, with the protocol's value where it is another one."""
+    departs = json.loads(key.departures)
+    notes = []
+    for name, value in json.loads(key.data).items():
+        expected, *other = departs.get(f"data.{name}", [None])
+        if name != "source" or other:
+            against = f" (not {json.dumps(expected)})" if other else ""
+            notes.append(f"{name}={json.dumps(value)}{against}")
+    return notes
 
 
 def column_title(column: Column) -> str:
@@ -348,7 +361,8 @@ def header(board: Board) -> list[str]:
 
 def overall_title(overall: Overall) -> str:
     """Name a table over data sets by all that its runs share."""
-    return ", ".join(["Over data sets", *facts(overall.key), f"selected by {overall.key.rule}"])
+    key = overall.key
+    return ", ".join(["Over data sets", key.protocol, *facts(key), f"selected by {key.rule}"])
 
 
 def overall_titles(overall: Overall) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from leaderboard import canonical, exports, outputs
 from leaderboard.board import Board, Row, Section
+from leaderboard.departures import NONE, is_known
 from leaderboard.derived import contradictions, unlike_predictions
 from leaderboard.details import unpack
 from leaderboard.errors import RecordError
@@ -332,6 +333,8 @@ def _checked(submission: _Submission) -> Iterator[str]:
     yield f"{len(ended)} records: schema, run id, checks, selected checks, sha256"
     if known := sum(canonical.fingerprint(record) is not None for record in ended):
         yield f"{known} records: data and splits are those of the suite"
+    if alike := sum(_is_as_its_protocol(record) for record in ended):
+        yield f"{alike} records: all settings are those of their protocol"
     if saved := sum(submission.file(r, PREDICTIONS_FILE) is not None for r in ended):
         yield f"{saved} records: metrics computed again from their predictions"
     reported = [section for section in board.sections if section.reported]
@@ -350,9 +353,11 @@ def _extent(section: Section) -> str:
 
 
 def _remarks(board: Board) -> Iterator[str]:
-    """The footnotes of rows, of the tables that are reported."""
+    """Of the tables that are reported what they change of the protocol, and the rows' footnotes."""
     for section in board.sections:
         if section.reported:
+            if section.key.departures != NONE:
+                yield f"{title(section)}: not as the protocol has it, in all rows alike"
             found = [mark.note for row in section.rows for mark in marks(row)]
             yield from (f"{title(section)}: {note}" for note in found)
 
@@ -362,11 +367,7 @@ def _unchecked(submission: _Submission) -> Iterator[str]:
     assert board is not None
     if others := len(submission.records) - len(ours):
         yield f"{others} jobs of DomainBed: they have neither fingerprints nor hashes"
-    if unknown := sorted({r.dataset for r in ours if canonical.fingerprint(r) is None}):
-        yield (
-            f"data of {', '.join(unknown)}: the suite has no fingerprint of these options and "
-            "seeds; runs of the same data were compared with each other"
-        )
+    yield from _not_the_suites(ours)
     if without := sum(submission.file(record, PREDICTIONS_FILE) is None for record in ours):
         yield f"metrics of {without} records: no predictions (`fit --save-predictions`)"
     if absent := sum(map(submission.absent, ours)):
@@ -377,6 +378,25 @@ def _unchecked(submission: _Submission) -> Iterator[str]:
         yield f"the code of {strange} records: no commit, or changes that were not committed"
     if foreign := _foreign(submission):
         yield f"{len(foreign)} files that are no part of a run, such as {foreign[0]}"
+
+
+def _not_the_suites(ours: Sequence[Record]) -> Iterator[str]:
+    """Data and protocols that the suite does not know."""
+    if unknown := sorted({r.dataset for r in ours if canonical.fingerprint(r) is None}):
+        yield (
+            f"data of {', '.join(unknown)}: the suite has no fingerprint of these options and "
+            "seeds; runs of the same data were compared with each other"
+        )
+    if strangers := sorted({_protocol(r) for r in ours if not is_known(r.run["settings"])}):
+        yield f"settings of {', '.join(strangers)}: no protocol of the suite's to compare with"
+
+
+def _is_as_its_protocol(record: Record) -> bool:
+    return record.departures == NONE and is_known(record.run["settings"])
+
+
+def _protocol(record: Record) -> str:
+    return f"{record.dataset}, {record.protocol}"
 
 
 def _without_commit(record: Record) -> bool:

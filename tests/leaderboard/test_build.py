@@ -47,7 +47,7 @@ def test_golden_numbers_by_hand() -> None:
     rotated = next(part for part in text.split("## ") if part.startswith("rotated"))
     assert re.findall(r"^\| [a-z].*$", rotated, flags=re.M) == [
         r"| group\_dro | 0 of 1 † | — | — | 1 |",
-        rf"| vrex (algo.penalty\_weight=1.0) | {cell(40)} | — | 1.5 | 1 |",
+        rf"| vrex (algo.penalty\_weight=1.0) § | {cell(40)} | — | 1.5 | 1 |",
         rf"| vrex (algo.penalty\_weight=10.0) | {cell(40)} | — | 1.5 | 1 |",
     ]
 
@@ -55,7 +55,7 @@ def test_golden_numbers_by_hand() -> None:
 def test_one_rule_for_all(tmp_path: Path) -> None:
     text = build([GOLDEN / "records"], tmp_path, rule="last")[0].read_text("utf-8")
     assert re.findall("selected by (.*)", text) == ["last", "last"]
-    assert r"| vrex (algo.penalty\_weight=1.0) | 60.0 | — | 1 |" in text
+    assert r"| vrex (algo.penalty\_weight=1.0) § | 60.0 | — | 1 |" in text
 
 
 def test_order_of_paths_changes_nothing(tmp_path: Path) -> None:

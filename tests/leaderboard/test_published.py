@@ -26,7 +26,7 @@ COLOURS = '{"data":{"grayscale":false}}'
 
 def key(dataset: str, protocol: str, rule: SelectionRule, data: str = "{}") -> SectionKey:
     return SectionKey(
-        dataset, protocol, "", "", "generalization", data, "", False, 1, "dgbench", rule
+        dataset, protocol, "", "", "generalization", data, "{}", "", False, 1, "dgbench", rule
     )
 
 
