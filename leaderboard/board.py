@@ -302,7 +302,8 @@ class Overall:
 
     Attributes:
         key: What they share.
-        datasets: The data sets, ascending.
+        datasets: The data sets, ascending; of each one variant.
+        not_counted: The other variants of these data sets.
         rows: Ascending by label.
         friedman: Test of the ranks; None with fewer than five data sets, or where the rule is not
             ranked.
@@ -311,6 +312,7 @@ class Overall:
 
     key: OverallKey
     datasets: tuple[str, ...]
+    not_counted: tuple[str, ...]
     rows: tuple[OverallRow, ...]
     friedman: Friedman | None
     not_different: tuple[tuple[str, ...], ...]

@@ -19,9 +19,6 @@ from leaderboard.board import (
     Measure,
     Missing,
     Number,
-    Overall,
-    OverallKey,
-    OverallRow,
     Row,
     Section,
     SectionKey,
@@ -33,6 +30,7 @@ from leaderboard.dotted import dotted
 from leaderboard.errors import RecordError
 from leaderboard.estimands import Estimands, by_estimand, fixed_settings
 from leaderboard.frame import LeftOut, Record, Trial, without_duplicates
+from leaderboard.overall import overall_tables
 from leaderboard.published import beside
 from leaderboard.records import Conclusion, SelectionRule, canonical_json
 from leaderboard.selection import RULES, Choice, Needed, choose
@@ -40,10 +38,7 @@ from leaderboard.statistics import (
     Summary,
     average_ranks,
     difference,
-    friedman,
-    groups_not_different,
     mean_of,
-    mean_of_means,
     summarize,
     ties_with_best,
 )
@@ -124,7 +119,7 @@ def make_board(
         benchmark_version=", ".join(sorted({r.benchmark_version for r in kept})),
         sha256=sha256,
         sections=tuple(sorted(sections, key=lambda section: section.key)),
-        overall=_overall(sections),
+        overall=overall_tables(sections),
         left_out=tuple(everything),
         runs={record.run_id: record for record in kept},
     )
@@ -639,79 +634,3 @@ def _notes(rule: SelectionRule, rows: Sequence[Row], *, paired: bool) -> tuple[s
     if several and _baseline(comparable) is None:
         notes.append("There are several rows of ERM, so none is the one to compare with.")
     return tuple(notes)
-
-
-# Several data sets
-
-
-def _overall(sections: Sequence[Section]) -> tuple[Overall, ...]:
-    tables = []
-    for key, group in _grouped(sections, lambda section: _overall_key(section.key)).items():
-        if len({section.key.dataset for section in group}) > 1:
-            tables.append(_overall_table(key, group))
-    return tuple(tables)
-
-
-def _overall_key(key: SectionKey) -> OverallKey:
-    return OverallKey(
-        protocol=key.protocol,
-        backbone=key.backbone,
-        source=key.source,
-        task=key.task,
-        search=key.search,
-        tuned_once=key.tuned_once,
-        held_out=key.held_out,
-        origin=key.origin,
-        rule=key.rule,
-    )
-
-
-def _overall_table(key: OverallKey, sections: Sequence[Section]) -> Overall:
-    sections = sorted(sections, key=lambda section: section.key)
-    scores = [{r.label: _score(r) for r in s.rows if r.is_comparable} for s in sections]
-    labels = sorted(set().union(*scores))
-    cells = {label: tuple(score.get(label) for score in scores) for label in labels}
-    complete = {
-        label: summaries
-        for label in labels
-        if len(summaries := [s for s in cells[label] if s is not None]) == len(sections)
-    }
-    ranked = all(section.ranked for section in sections)
-    matrix = [[complete[label][d].mean for label in complete] for d in range(len(sections))]
-    ranks = dict(zip(complete, average_ranks(matrix), strict=True)) if ranked and complete else {}
-    test = friedman(matrix) if ranked else None
-    groups = (
-        [] if test is None else groups_not_different(list(ranks.values()), test.critical_difference)
-    )
-    names = list(complete)
-    return Overall(
-        key=key,
-        datasets=_told_apart([section.key for section in sections]),
-        rows=tuple(
-            OverallRow(
-                label, cells[label], mean_of_means(complete.get(label, [])), ranks.get(label)
-            )
-            for label in labels
-        ),
-        friedman=test,
-        not_different=tuple(tuple(names[i] for i in group) for group in groups),
-    )
-
-
-def _told_apart(keys: Sequence[SectionKey]) -> tuple[str, ...]:
-    """Names of data sets, and of those that share a name the options in which they differ."""
-    options = [_flat(json.loads(key.data)) for key in keys]
-    names = []
-    for key, own in zip(keys, options, strict=True):
-        alike = [o for other, o in zip(keys, options, strict=True) if other.dataset == key.dataset]
-        notes = [
-            f"{name}={own.get(name, 'unset')}"
-            for name in sorted(set().union(*alike))
-            if len({each.get(name) for each in alike}) > 1
-        ]
-        names.append(f"{key.dataset} ({', '.join(notes)})" if notes else key.dataset)
-    return tuple(names)
-
-
-def _score(row: Row) -> Summary | None:
-    return (row.average or row.cells[0]).accuracy

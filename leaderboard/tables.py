@@ -386,6 +386,11 @@ def overall_notes(overall: Overall) -> list[str]:
         "Each cell is the average over a data set's environments. The mean takes data sets as fixed"
         " and trials as independent between them."
     ]
+    if overall.not_counted:
+        notes.append(
+            "Each data set counts once, as its protocol has it where that was run; not counted: "
+            f"{'; '.join(overall.not_counted)}."
+        )
     test = overall.friedman
     if test is None:
         too_few = f"Ranks are tested with {MINIMUM_DATA_SETS} data sets or more."

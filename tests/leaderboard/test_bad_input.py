@@ -154,7 +154,7 @@ def test_folders_of_other_environments_never_share_a_table(tmp_path: Path) -> No
     assert board.left_out == ()
     (overall,) = board.overall
     assert overall.datasets == (
-        "colored_mnist",
+        "colored_mnist (100 of 501 steps)",
         'image_folder (environments=["a","b","c","d"])',
         'image_folder (environments=["a","b","c"])',
     )
