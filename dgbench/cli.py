@@ -101,8 +101,8 @@ def _fit(arguments: list[str]) -> int:
     from dgbench.report import show
     from dgbench.training import run
 
-    for source in settings.sources:
-        console.print(f"Settings of {source}", highlight=False)
+    for file in settings.files:
+        console.print(f"Settings of {file}", highlight=False)
     try:
         show(console, run(settings, console))
     except Interrupted as interrupted:

@@ -34,4 +34,13 @@ def by_content(option: str, file: str, allowed: str) -> str:
         raise UsageError(
             f"{option} {file} cannot be read ({error.strerror}). Give {allowed}."
         ) from error
+    return hashed(content)
+
+
+def hashed(content: bytes) -> str:
+    """What stands for a content: ``sha256:`` and 16 digits.
+
+    Args:
+        content: of a file, or of several.
+    """
     return _HASH + hashlib.sha256(content).hexdigest()[:_DIGITS]

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from dgbench.source import Place, places
 from leaderboard import records
 
 _PACKAGES = (
@@ -26,9 +28,15 @@ _PACKAGES = (
 )
 
 
-def provenance() -> records.Provenance:
-    """Time, command, commit and package versions of this process."""
-    return {
+def provenance(names: Mapping[str, str]) -> records.Provenance:
+    """Time, command, commits and package versions of this process.
+
+    Args:
+        names: of the algorithm as ``algo`` and of the data set as ``data``; of those that are not
+            the suite's the commits of their own repositories are told, too.
+    """
+    own = {key: _state_of(place) for key, place in places(names).items()}
+    made: records.Provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         # Without the program's place, which says nothing but how somebody's disk is laid out.
         "argv": ["dgbench", *sys.argv[1:]],
@@ -36,6 +44,9 @@ def provenance() -> records.Provenance:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
+    if own:
+        made["source"] = own
+    return made
 
 
 def hardware(devices: int, accelerator: str) -> records.Hardware:
@@ -60,18 +71,32 @@ def git_state(folder: Path) -> records.GitState:
     Args:
         folder: a folder; an installed package lies in no checkout of ours.
     """
-    if not (folder / ".git").exists():
-        return {"commit": None, "dirty": None}
+    return _state(folder) if (folder / ".git").exists() else {"commit": None, "dirty": None}
+
+
+def _state_of(place: Place) -> records.GitState:
+    """Commit of the repository that holds a class's file, and whether its code differs from it."""
+    try:
+        # Also what is not committed yet, but nothing that is ignored, as an environment's files.
+        held = _git(place.folder, "ls-files", "-co", "--exclude-standard", "--", str(place.file))
+    except (OSError, subprocess.SubprocessError):
+        held = ""
+    return _state(place.folder, place.pattern) if held else {"commit": None, "dirty": None}
+
+
+def _state(folder: Path, *patterns: str) -> records.GitState:
+    """Commit of the repository around a folder, and whether files in it differ from that."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        dirty = bool(_git(folder, "status", "--porcelain"))
+        dirty = bool(_git(folder, "status", "--porcelain", "-uall", "--", *patterns))
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
     return {"commit": commit, "dirty": dirty}
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+    # Without locks it only reads: `status` would write what it found into the index.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=10
     ).stdout.strip()

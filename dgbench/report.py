@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,8 @@ _RULES = {
     "oracle": "the last check; oracle chooses only between runs, by the held-out holdout",
     "leave_one_out": "several runs that hold out one more environment each",
 }
+
+_DIGITS = 12  # of a commit, where a line has room for no more
 
 _MARKS: dict[records.Role, str] = {"train": "", "test": " (held out)", "unused": " (unused)"}
 
@@ -44,6 +47,33 @@ def show(console: Console, run: records.Run) -> None:
     if run.done["status"] == "diverged":
         console.print(f"The run diverged: its loss was not finite at step {run.done['last_step']}.")
     console.print(f"Record: {escape(str(run.folder))}", highlight=False, soft_wrap=True)
+
+
+def show_finished_earlier(console: Console, run: records.Run) -> None:
+    """Says that a run was not trained now, when it was and by what code.
+
+    Args:
+        console: where to print.
+        run: the run, with ``done``.
+    """
+    settings: Mapping[str, Any] = run.run["settings"]
+    provenance = run.run["provenance"]
+    created = datetime.fromisoformat(provenance["created"])
+    commits = {"dgbench": provenance["git"]} | {
+        settings[section]["name"]: state for section, state in provenance.get("source", {}).items()
+    }
+    told = [
+        f"{name} at commit {records.commit_text(state, _DIGITS)}"
+        for name, state in commits.items()
+        if state["commit"] is not None
+    ]
+    when = ", ".join([f"{created:%Y-%m-%d %H:%M} UTC", *told])
+    console.print(
+        f"Finished earlier ({when}); --force trains it again.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def show_scores(

@@ -13,6 +13,7 @@ from rich.table import Table
 from dgbench import BENCHMARK_VERSION
 from dgbench.errors import UsageError
 from dgbench.settings import Settings, resolve_recorded
+from dgbench.source import differences
 from dgbench.training import build_data, deciding_settings, run
 from leaderboard import records
 from leaderboard.frame import METRICS, Record, from_run
@@ -104,7 +105,7 @@ def rerun(
     """
     settings = replace(resolve_recorded(original.run, flags), out=out)
     deciding = deciding_settings(settings, build_data(settings))
-    _refuse_others(original.run["settings"], deciding)
+    _refuse_others(original.run, deciding)
     folder = records.run_folder(
         out,
         settings.data["name"],
@@ -121,7 +122,14 @@ def _resuming(settings: Settings, folder: Path) -> Settings:
     return replace(settings, resume=str(folder)) if begun else settings
 
 
-def _refuse_others(recorded: Mapping[str, Any], deciding: Mapping[str, Any]) -> None:
+def _refuse_others(run: records.RunJson, deciding: Mapping[str, Any]) -> None:
+    changed = list(differences(run, deciding))
+    if changed:
+        raise UsageError(
+            f"The rerun would be another run, since {'; '.join(changed)}. Bring the code back "
+            "as it was."
+        )
+    recorded: Mapping[str, Any] = run["settings"]
     keys = dict.fromkeys([*deciding, *recorded])
     other = [key for key in keys if deciding.get(key) != recorded.get(key)]
     if other:
@@ -144,15 +152,20 @@ def warnings(original: Record, again: Record) -> Iterator[str]:
         if one != two:
             yield f"{name}: {one} in the record, {two} here"
     for record, whose in ((original, "record"), (again, "rerun")):
-        if record.run["provenance"]["git"]["dirty"]:
+        if any(state["dirty"] for state in records.git_states(record.run)):
             yield f"the {whose}'s commit had changes that were not committed"
 
 
 def _made_by(run: records.RunJson) -> dict[str, Any]:
+    settings: Mapping[str, Any] = run["settings"]
     provenance, hardware = run["provenance"], run["hardware"]
     return {
         "benchmark version": run["benchmark_version"],
         "commit": provenance["git"]["commit"],
+        **{
+            f"commit of {settings[section]['name']}": state["commit"]
+            for section, state in provenance.get("source", {}).items()
+        },
         "python": provenance["python"],
         **provenance["packages"],
         **{name: hardware.get(name) for name in ("cpu", "threads", "devices", "accelerator")},

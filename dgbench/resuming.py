@@ -8,8 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.errors import UsageError
+from dgbench.source import differences
 from leaderboard import records
 from leaderboard.schedule import check_steps
+
+
+def require_same_code(resume: str | None, deciding: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run by other code, even where that has a finished run by now.
+
+    Args:
+        resume: as of :func:`checkpoint_to_resume`.
+        deciding: all that decides the numbers.
+
+    Raises:
+        UsageError: when the code has changed.
+    """
+    if resume in (None, "auto") or not Path(str(resume), records.RUN_FILE).exists():
+        return
+    changed = "; ".join(differences(records.read_run(resume).run, deciding))
+    if changed:
+        raise UsageError(
+            f"--resume {resume} goes on with a run as it was, but {changed}. Bring the code back "
+            "as it was, or leave --resume out: as it is now it has a run of its own, from the "
+            "first step on. --force trains a finished run again, which is needed only where code "
+            "of another package has changed, since no hash sees that."
+        )
 
 
 def checkpoint_to_resume(

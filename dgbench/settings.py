@@ -33,6 +33,7 @@ from dgbench.parser import (
 from dgbench.protocols import Names, configs, names_of
 from dgbench.search_space import draw, hyperparameters
 from dgbench.search_spaces import SearchSpace, read
+from dgbench.source import hashes
 from dgbench.trust import refuse_unnamed_code
 from dgbench.yaml_files import read_yaml
 from leaderboard import records
@@ -80,7 +81,9 @@ class Settings:
         force: run again what is finished.
         check_all: measure every environment and split at every check.
         save_predictions: keep the logits of the last and of the selected check.
-        sources: configuration files that were applied, in order.
+        source: hashes of the code of an algorithm and a data set that are not the suite's, by
+            ``algo`` and ``data``, see :mod:`dgbench.source`; no option, but what is there.
+        files: configuration files that were applied, in order.
     """
 
     algo: dict[str, Any]
@@ -105,7 +108,13 @@ class Settings:
     force: bool = False
     check_all: bool = False
     save_predictions: bool = False
-    sources: tuple[str, ...] = ()
+    source: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names of the algorithm and of the data set, as ``algo`` and ``data``."""
+        return {"algo": self.algo["name"], "data": self.data["name"]}
 
     def deciding(self, test_env: Sequence[str], train_env: Sequence[str]) -> dict[str, Any]:
         """All that decides the numbers, as the record keeps it and ``run_id`` hashes it.
@@ -137,6 +146,8 @@ class Settings:
             "precision": "32-true",
             "deterministic": False,
             **trainer,
+            # Left out for classes of the suite, for which the benchmark version stands.
+            **({"source": self.source} if self.source else {}),
         }
 
     def _own_first_check(self) -> dict[str, int]:
@@ -296,7 +307,7 @@ def recorded_config(
         UsageError: when it names code from elsewhere that the flags do not name.
     """
     trainer = {key: settings[key] for key in _DECIDES_NUMBERS if key in settings}
-    kept = settings.keys() - {*_DECIDES_NUMBERS}
+    kept = settings.keys() - {*_DECIDES_NUMBERS, "source"}
     # Nothing that decides numbers is a location: the settings, which the run id covers, win.
     data = {**(locations or {}), **settings["data"]}
     config = {key: settings[key] for key in settings if key in kept}
@@ -368,7 +379,7 @@ def _second_phase(
     names: Names,
     layers: Sequence[Mapping[str, Any]],
     flags: Sequence[str],
-    sources: tuple[str, ...] = (),
+    files: tuple[str, ...] = (),
 ) -> Settings:
     names.require()
     suite = names.layers()
@@ -377,7 +388,7 @@ def _second_phase(
     options = [*flags, *(option for layer in layers for option in as_options(layer))]
     values["search"] = _search(values, {option.partition("=")[0] for option in options})
     applied = tuple(str(file.relative_to(configs().parent)) for file in suite)
-    return _settings(values, applied + sources)
+    return _settings(values, applied + files)
 
 
 def _parsed(
@@ -430,7 +441,7 @@ def _is_about_arguments(error: Exception) -> bool:
     return isinstance(error, expected | RecursionError)
 
 
-def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
+def _settings(values: dict[str, Any], files: tuple[str, ...]) -> Settings:
     if values["test_env"] is None:
         raise UsageError(
             "Name the environment to hold out with --test-env: an index or a name, several times "
@@ -456,7 +467,8 @@ def _settings(values: dict[str, Any], sources: tuple[str, ...]) -> Settings:
     values["trainer"] = trainer
     del values["search_space"]
     hparams_seed = values.pop("hparams_seed")
-    return Settings(**values, hparams_seed=0, sources=sources).drawn(hparams_seed)
+    settings = Settings(**values, hparams_seed=0, files=files)
+    return replace(settings, source=hashes(settings.names)).drawn(hparams_seed)
 
 
 def _data_seed(values: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ from rich.console import Console
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import SPLITS
 from datamodules.seeds import derive_seed
-from dgbench import BENCHMARK_VERSION, registry
+from dgbench import BENCHMARK_VERSION, registry, report
 from dgbench.algorithms.base import Algorithm
 from dgbench.claim_guard import ClaimGuard
 from dgbench.claims import Claim, claimed
@@ -31,9 +31,10 @@ from dgbench.progress import ProgressBar
 from dgbench.provenance import hardware, provenance
 from dgbench.record import Record
 from dgbench.recorder import Recorder
-from dgbench.resuming import checkpoint_to_resume
+from dgbench.resuming import checkpoint_to_resume, require_same_code
 from dgbench.runtime import matmul_precision, quiet_lightning, seeded
 from dgbench.settings import Settings
+from dgbench.source import require_planned
 from leaderboard import records
 
 
@@ -49,19 +50,23 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
 
     Raises:
         UsageError: for settings that fit no data set or algorithm, an interrupted run that is
-            neither resumed nor forced, a finished or resumed one on other data, and a folder that
-            cannot be written.
+            neither resumed nor forced, a finished or resumed one on other data, a resumed one of
+            other code, code that is not what was planned with, and a folder that cannot be written.
         ClaimedError: when another process trains it.
         Interrupted: when a signal stopped it; the record is ready to be resumed.
     """
+    require_planned(settings.names, settings.source)
     data = build_data(settings)
     deciding = deciding_settings(settings, data)
     folder = folder_of(settings, data)
+    require_same_code(settings.resume, deciding)
     if (folder / records.DONE_FILE).exists() and not settings.force:
         finished = records.read_run(folder)
         require_same_data(finished, settings, data)
         if settings.save_predictions:
             _require_predictions(finished)
+        if console is not None:
+            report.show_finished_earlier(console, finished)
         return finished
     with claimed(folder) as claim:
         # Another process may have finished it before this one could claim it.
@@ -338,7 +343,7 @@ def _run_json(
         "environments": environments,
         "class_names": list(data.class_names),
         "data_fingerprint": data.fingerprint,
-        "provenance": {**provenance(), "locations": settings.locations()},
+        "provenance": {**provenance(settings.names), "locations": settings.locations()},
         "hardware": hardware(1, "cpu"),
     }
     if problems := data.problems():

@@ -20,6 +20,7 @@ from leaderboard.commands import fit_command
 from leaderboard.dotted import dotted
 from leaderboard.filling import with_environments
 from leaderboard.frame import Record
+from leaderboard.records import commit_text
 from leaderboard.tables import column_title
 
 WHOLE = "all"
@@ -147,9 +148,13 @@ def _origin(record: Record) -> dict[str, Any]:
     """By what code, when and on what a run of dgbench was made."""
     run = record.run
     provenance, hardware = run["provenance"], run["hardware"]
-    commit = provenance["git"]["commit"] or "unknown"
+    settings: Mapping[str, Any] = run["settings"]
     return {
-        "commit": commit + " with uncommitted changes" * bool(provenance["git"]["dirty"]),
+        "commit": commit_text(provenance["git"]),
+        **{
+            f"commit of {settings[section]['name']}": commit_text(state)
+            for section, state in provenance.get("source", {}).items()
+        },
         "created": provenance["created"],
         "seconds": None if record.total_seconds is None else round(record.total_seconds, 1),
         "machine": f"{hardware['cpu']}, {hardware['threads']} threads, "

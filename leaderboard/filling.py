@@ -34,6 +34,7 @@ from leaderboard.overall import overall_tables
 from leaderboard.published import beside
 from leaderboard.records import Conclusion, SelectionRule, canonical_json
 from leaderboard.selection import RULES, Choice, Needed, choose
+from leaderboard.shared_settings import short_hashes
 from leaderboard.statistics import (
     Summary,
     average_ranks,
@@ -274,7 +275,7 @@ def _labelled(
         for key, records in kind.items():
             siblings = [flat[other] for other in kind if other[0] == key[0]]
             notes = [
-                f"{name}={flat[key].get(name, 'unset')}"
+                f"{name}={short_hashes(flat[key].get(name, 'unset'))}"
                 for name in sorted(set().union(*siblings))
                 if len({sibling.get(name) for sibling in siblings}) > 1
             ]

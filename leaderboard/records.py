@@ -64,7 +64,8 @@ State = Literal["finished", "diverged", "interrupted", "running", "failed"]
 class Settings(TypedDict):
     """All that decides the numbers of a run, and nothing else: `run_id` hashes it.
 
-    `first_check` stands in runs whose first check is not that of `check_every`.
+    `first_check` stands in runs whose first check is not that of `check_every`. `source` has hashes
+    of the code of an algorithm (`algo`) and a data set (`data`) that are not the suite's.
     """
 
     algo: dict[str, Any]
@@ -85,6 +86,7 @@ class Settings(TypedDict):
     deterministic: bool | Literal["warn"]
     gradient_clip_val: NotRequired[float]
     gradient_clip_algorithm: NotRequired[Literal["norm", "value"]]
+    source: NotRequired[dict[str, str]]
 
 
 class SplitRecord(TypedDict):
@@ -111,12 +113,16 @@ class GitState(TypedDict):
 
 
 class Provenance(TypedDict):
-    """When, by what code and from which files the run was made; `created` is ISO 8601 in UTC."""
+    """When, by what code and from which files the run was made; `created` is ISO 8601 in UTC.
+
+    `git` is the suite's; `source` has the repositories of what `Settings.source` hashes.
+    """
 
     created: str
     argv: list[str]
     locations: NotRequired[dict[str, Any]]
     git: GitState
+    source: NotRequired[dict[str, GitState]]
     python: str
     packages: dict[str, str]
 
@@ -264,6 +270,18 @@ def run_id(benchmark_version: str, settings: Mapping[str, Any] | Settings) -> st
     """Name the run of these settings: 16 hex digits of the sha256 of their canonical JSON."""
     text = canonical_json({"benchmark_version": benchmark_version, "settings": settings})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def git_states(run: RunJson) -> list[GitState]:
+    """The commits behind a run: the suite's, and those of code that is not the suite's."""
+    provenance = run["provenance"]
+    return [provenance["git"], *provenance.get("source", {}).values()]
+
+
+def commit_text(state: GitState, digits: int | None = None) -> str:
+    """A commit in words, with as many of its digits."""
+    commit = (state["commit"] or "unknown")[:digits]
+    return commit + " with uncommitted changes" * bool(state["dirty"])
 
 
 def folder_name(name: str) -> str:

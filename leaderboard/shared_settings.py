@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import marshal
+import re
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
@@ -17,6 +18,7 @@ from leaderboard.records import RunJson, canonical_json
 BATCH_OPTIONS = {"batch_size", "sampling"}
 # Settings that runs of one row may differ in.
 _OF_A_TRIAL = ("trial_seed", "data_seed", "test_env", "train_env")
+_HASH = re.compile(r'"?sha256:([0-9a-f]{8})[0-9a-f]{8}\b"?')
 
 
 def split_run(run: RunJson) -> tuple[str, dict[str, Any]]:
@@ -110,6 +112,8 @@ def identity(settings_text: str, fixed: bytes, counts: str, search: str) -> dict
     if counts:
         settings["data"]["counts"] = counts
     data = {k: v for k, v in settings["data"].items() if k != "name" and k not in BATCH_OPTIONS}
+    if code := settings.get("source", {}).get("data"):
+        data["code"] = short_hashes(code)  # another data set, though of the same name
     texts = {
         "settings_text": settings_text,
         "dataset": settings["data"]["name"],
@@ -131,6 +135,11 @@ def identity(settings_text: str, fixed: bytes, counts: str, search: str) -> dict
 def _drawn(search: str) -> frozenset[str]:
     """Dotted names of the options that a search draws."""
     return frozenset(orjson.loads(search)["ranges"] if search else ())
+
+
+def short_hashes(text: str) -> str:
+    """A text for readers: of hashes that stand for files as many digits as tell a few apart."""
+    return _HASH.sub(r"\1", text)
 
 
 def _backbone(network: Mapping[str, Any]) -> str:

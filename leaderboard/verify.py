@@ -35,6 +35,7 @@ from leaderboard.records import (
     STATUS_FILE,
     file_sha256,
     find_runs,
+    git_states,
     json_text,
 )
 from leaderboard.sources import load
@@ -400,8 +401,7 @@ def _protocol(record: Record) -> str:
 
 
 def _without_commit(record: Record) -> bool:
-    git = record.run["provenance"]["git"]
-    return git["commit"] is None or bool(git["dirty"])
+    return any(s["commit"] is None or s["dirty"] for s in git_states(record.run))
 
 
 def _foreign(submission: _Submission) -> list[str]:

@@ -19,6 +19,7 @@ from dgbench.provenance import hardware
 from dgbench.record import Record
 from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings
+from dgbench.source import require_planned
 from dgbench.stacked.checkpoints import Part, PartedCheckpoints, complete
 from dgbench.stacked.model import StackedAlgorithm
 from dgbench.stacked.plan import why_not
@@ -67,14 +68,16 @@ def run_stacked(runs: Sequence[Settings]) -> list[records.Run]:
         The finished records, in order.
 
     Raises:
-        UsageError: when they cannot be stacked, for a reason that is named, or one is finished on
-            other data.
+        UsageError: when they cannot be stacked, for a reason that is named, one is finished on
+            other data, or code is not what they were planned with.
         ClaimedError: when another process trains one of them, after the others are finished.
         Interrupted: when a signal stopped them; the same call goes on from there.
     """
     reason = why_not(runs)
     if reason is not None:
         raise UsageError(f"These runs cannot be stacked: {reason}.")
+    for settings in runs:
+        require_planned(settings.names, settings.source)
     trials = _trials(runs)
     for trial in trials:
         if trial.finished:

@@ -330,7 +330,7 @@ def test_a_protocol_resolves_for_every_algorithm(data_set, protocol, algo):
     config = {"dataset": data_set, "protocol": protocol, "algo": algo, "test_env": 0}
     config["data"] = options
     settings = resolve(config)
-    files = [configs().parent / source for source in settings.sources]
+    files = [configs().parent / file for file in settings.files]
     assert configs() / data_set / protocol / "protocol.yaml" in files
     said: dict[str, Any] = {}
     for file in files:

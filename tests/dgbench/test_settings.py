@@ -36,7 +36,7 @@ def test_each_layer_overrides_the_one_before(tmp_path):
     assert settings.algo["penalty_weight"] == 7.0  # --config
     assert settings.steps == 11
     assert settings.algo["anneal_steps"] == 6  # the flag wins, though the file stands behind it
-    assert [source.rpartition("/")[2] for source in settings.sources] == [
+    assert [source.rpartition("/")[2] for source in settings.files] == [
         "protocol.yaml",
         "irm.yaml",
         "mine.yaml",
