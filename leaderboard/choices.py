@@ -29,7 +29,8 @@ class Pairs:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._found: dict[tuple[Any, ...], dict[frozenset[str], Record]] = {}
-        for record in records:
+        kept = list(records)
+        for record in kept if any(len(record.test) > 1 for record in kept) else ():
             self._found.setdefault(self._key(record), {})[frozenset(record.test)] = record
 
     @staticmethod
@@ -44,7 +45,7 @@ class Pairs:
 
     def serve(self, record: Record) -> bool:
         """Whether a run is one of them, and no number of its own."""
-        of_run, test = self._found[self._key(record)], frozenset(record.test)
+        of_run, test = self._found.get(self._key(record), {}), frozenset(record.test)
         return record.rule == "leave_one_out" and any(test - {name} in of_run for name in test)
 
 
@@ -131,12 +132,14 @@ def preferred(rule: SelectionRule, records: Sequence[Record], pairs: Pairs | Non
     Raises:
         UnavailableError: all diverged, or the rule needs what these runs do not have.
     """
-    read = pairs if pairs is not None and rule == "leave_one_out" else Pairs([])
-    used = {record.draw: read.beside(record) for record in records}
+    used: dict[int, dict[frozenset[str], Record]] = {}
+    if pairs is not None and rule == "leave_one_out":
+        used = {record.draw: pairs.beside(record) for record in records}
     sound = [
         record
         for record in sorted(records, key=lambda record: record.draw)
-        if DIVERGED not in {record.state, *(pair.state for pair in used[record.draw].values())}
+        if record.state != DIVERGED
+        and all(pair.state != DIVERGED for pair in used.get(record.draw, {}).values())
     ]
     if not sound:
         raise UnavailableError(DIVERGED)

@@ -131,6 +131,16 @@ def legend(sections: Iterable[Section]) -> list[str]:
         f"Holm); no verdict below {MINIMUM_TRIALS} trials.",
         "Minus ERM: mean difference over trials [95 % interval].",
     ]
+    if any(section.key.search and not section.key.tuned_once for section in sections):
+        lines.append(
+            "Best of N draws: of a trial's N draws of hyper-parameters the one that the rule "
+            "prefers, in each trial anew."
+        )
+    if any(section.key.tuned_once for section in sections):
+        lines.append(
+            "Tuned once: the rule chose one of N draws in the first trial, and the others repeat "
+            "it, so that the error over trials has no search in it."
+        )
     if any(cell.accuracy is None for s in sections for row in s.rows for cell in row.cells):
         lines.append(
             "†: trials were not run, did not finish or diverged; such a cell has no mean, and its "

@@ -14,7 +14,7 @@ from leaderboard.build import load_board
 from leaderboard.filling import make_board
 from leaderboard.records import SearchRecord, SelectionRule
 from leaderboard.sources import load
-from leaderboard.tables import title
+from leaderboard.tables import legend, title
 from tests.leaderboard.make_golden import COLORED, make_check, make_settings, write_run
 
 SPACE: SearchRecord = {"space": "wide", "version": 1, "ranges": {"algo.lr": {"Uniform": [0, 1]}}}
@@ -93,6 +93,7 @@ def test_each_trial_is_searched_among_draws_of_its_own(tmp_path: Path) -> None:
     assert (row.label, row.draws, lacking(cell)) == ("erm (best of 3 draws)", 3, [])
     assert [(n.draw, n.accuracy) for n in cell.numbers] == [(2, 0.02), (1001, 0.01)]
     assert load_board([tmp_path]).left_out == ()
+    assert any(line.startswith("Best of N draws") for line in legend([table(tmp_path)]))
 
 
 def test_a_draw_that_a_trial_lacks_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -173,6 +174,7 @@ def test_tuned_once_later_trials_repeat_what_the_first_prefers(
     assert (row.label, row.draws, lacking(cell)) == ("erm (best of 3 draws)", 3, [])
     assert [number.draw for number in cell.numbers] == [preferred] * 3
     assert "search space wide 1, tuned once" in title(found)
+    assert any(line.startswith("Tuned once") for line in legend([found]))
     assert all(s.key.tuned_once or not s.key.search for s in load_board([tmp_path]).sections)
 
 
