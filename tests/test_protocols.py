@@ -29,7 +29,7 @@ PROTOCOLS = [("", ""), *((d, p) for d in registry.entries("data set") for p in p
 ALGORITHMS = tuple(registry.entries("algorithm"))
 OF_A_RUN = {
     *("protocol", "test_env", "train_env", "trial_seed", "data_seed", "hparams_seed"),
-    *("algo.name", "data.name", *NOT_COMPARED),
+    *("algo.name", "data.name", "source.algo", "source.data", *NOT_COMPARED),
 }
 
 
