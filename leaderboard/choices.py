@@ -146,6 +146,22 @@ def preferred(rule: SelectionRule, records: Sequence[Record], pairs: Pairs | Non
     return choose(rule, sound, used)
 
 
+def chosen(
+    rule: SelectionRule, records: Sequence[Record], pairs: Pairs | None = None
+) -> Choice | Lack:
+    """What `preferred` is, or what these runs lack for it.
+
+    Args:
+        rule: The selection rule.
+        records: The runs of one trial, equal in all but the draw; one at least.
+        pairs: What `leave_one_out` reads; the other rules read none.
+    """
+    try:
+        return _unended(records) or preferred(rule, records, pairs)
+    except UnavailableError as error:
+        return Lack(str(error), error.needed)
+
+
 def _searched(
     rule: SelectionRule,
     test: tuple[str, ...],
@@ -165,7 +181,7 @@ def _searched(
     missing = [draw for position, draw in due.items() if position not in there]
     if missing:
         return Lack(f"draws {missing} not run", [Needed(test, draw) for draw in missing])
-    return _preferred(rule, records, pairs)
+    return chosen(rule, records, pairs)
 
 
 def _repeated(
@@ -183,7 +199,7 @@ def _repeated(
     if not found:
         reason = f"draw {draw}, which the first trial prefers, not run"
         return Lack(reason, [Needed(test, draw)])
-    return _unended(found) or _preferred(rule, found, pairs)
+    return chosen(rule, found, pairs)
 
 
 def _unended(records: Sequence[Record]) -> Lack | None:
@@ -192,10 +208,3 @@ def _unended(records: Sequence[Record]) -> Lack | None:
         return None
     states = ", ".join(sorted({record.state for record in unended}))
     return Lack(states, [Needed(record.test, record.draw) for record in unended])
-
-
-def _preferred(rule: SelectionRule, records: Sequence[Record], pairs: Pairs) -> Choice | Lack:
-    try:
-        return preferred(rule, records, pairs)
-    except UnavailableError as error:
-        return Lack(str(error), error.needed)

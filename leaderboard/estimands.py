@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from leaderboard import draws
+from leaderboard.choices import chosen
 from leaderboard.frame import Record, Trial
 from leaderboard.records import SelectionRule
+from leaderboard.selection import Choice
 
 TUNING_RULES: tuple[SelectionRule, ...] = ("train_val", "oracle")
 """The rules by which the first trial may be tuned for all: they need no run but its draws."""
@@ -34,7 +36,8 @@ def by_estimand(records: Iterable[Record]) -> Estimands:
 
     Later trials that have nothing but the defaults may be the start of a search, or repeat what the
     first trial prefers. They are taken for what the other rows are, and else for repeated. Beside
-    draws of a search they are taken for a part of it.
+    draws of a search they are repeated as well, if the first trial prefers them and other rows were
+    tuned once.
 
     Args:
         records: The runs of one search space.
@@ -45,12 +48,17 @@ def by_estimand(records: Iterable[Record]) -> Estimands:
     found = Estimands([], [])
     either: list[Record] = []
     never_tuned: list[Record] = []
+    perhaps_both: list[Record] = []
     for row in rows.values():
         again, once = _of_row(row)
         found.searched_again.extend(again)
         found.tuned_once.extend(once)
         if not again and not once:
             (either if row[0].rule in TUNING_RULES else never_tuned).extend(row)
+        elif not once and _prefers_the_defaults(row):
+            perhaps_both += [record for record in row if not _is_own(record)]
+    if found.tuned_once:
+        found.tuned_once.extend(perhaps_both)
     repeats = len({record.trial for record in either}) > 1 or bool(found.tuned_once)
     alike = found.tuned_once if repeats and not found.searched_again else found.searched_again
     alike.extend(either)
@@ -88,6 +96,20 @@ def _of_row(row: Sequence[Record]) -> Estimands:
     again = [r for r in row if r.trial == first or not r.draw or _is_own(r)] if own else row
     once = [r for r in row if not _is_own(r)]
     return Estimands(list(again) if own or common else [], once if repeated else [])
+
+
+def _prefers_the_defaults(row: Sequence[Record]) -> bool:
+    """Whether the first trial does, with all test environments, by a rule that may tune."""
+    first = min(record.trial for record in row)
+    searched: dict[tuple[str, ...], list[Record]] = {}
+    for record in row:
+        if record.trial == first:
+            searched.setdefault(record.test, []).append(record)
+    rule = row[0].rule
+    return rule in TUNING_RULES and all(
+        isinstance(choice := chosen(rule, runs), Choice) and choice.record.draw == 0
+        for runs in searched.values()
+    )
 
 
 def _is_own(record: Record) -> bool:

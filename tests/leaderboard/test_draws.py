@@ -207,6 +207,19 @@ def test_both_estimands_of_one_row_have_tables_of_their_own(tmp_path: Path) -> N
     assert [number.draw for number in once.numbers] == [2, 2]
 
 
+def test_where_both_were_run_a_row_that_prefers_the_defaults_is_of_both(tmp_path: Path) -> None:
+    write_draws(tmp_path, {0: (0, 1, 2), 1: (0, 1001, 1002, 2)}, best={0: 2, 1: 1001})
+    write_draws(tmp_path, {0: (0, 1, 2), 1: (0, 1001, 1002)}, best={0: 0, 1: 1002}, algorithm="irm")
+    # V-REx was searched again alone: its first trial prefers a draw that no other trial has.
+    write_draws(tmp_path, {0: (0, 1, 2), 1: (0, 1001, 1002)}, best={0: 1}, algorithm="vrex")
+    found = table(tmp_path, tuned_once=True)
+    assert [
+        (row.algorithm, [number.draw for number in row.cells[0].numbers]) for row in found.rows
+    ] == [("erm", [2, 2]), ("irm", [0, 0])]
+    assert [row.algorithm for row in table(tmp_path).rows] == ["erm", "irm", "vrex"]
+    assert all(lacking(row.cells[0]) == [] for row in table(tmp_path).rows)
+
+
 def test_a_search_that_has_only_begun_is_not_taken_for_a_repetition(tmp_path: Path) -> None:
     """The other rows tell: the defaults alone may be the start of a search, or preferred."""
     write_draws(tmp_path, {0: (0, 1), 1: (0, 1001)}, best={})
