@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +19,7 @@ from datamodules.problems import some
 from dgbench import BENCHMARK_VERSION
 from dgbench.errors import UsageError
 from dgbench.evaluation import all_splits, evaluate
+from dgbench.intact import damage
 from dgbench.networks import Network, NetworkOptions, build_network
 from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings, recorded_config, resolve
@@ -96,12 +96,13 @@ def read(path: Path, flags: Sequence[str] = ()) -> Checkpoint:
 
 def _content(path: Path) -> dict[str, Any]:
     """What the file holds: tensors, numbers, text and their lists, none of them larger than it."""
+    if reason := damage(path):
+        raise UsageError(
+            f"{path} cannot be read as a checkpoint of this suite ({reason}). Restore it, or give "
+            "the last.ckpt or selected.ckpt of a run."
+        )
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        with zipfile.ZipFile(file) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("it is compressed, which torch.save's files are not")
-        file.seek(0)
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     tensors = content["state_dict"].values()
     if any(each.numel() * each.element_size() > size for each in tensors):
@@ -260,14 +261,19 @@ def predict(checkpoint: Checkpoint, images: Sequence[Path], out: Path) -> list[U
         The files that are no images, which have no row.
 
     Raises:
-        UsageError: when there is no image among them, for a network of other inputs, and for an
-            output that cannot be written.
+        UsageError: when there is no image among them, for a network of other inputs or with
+            weights that are not finite, and for an output that cannot be written.
     """
     shape = checkpoint.preprocessing.shape
     if shape != checkpoint.input_shape:
         raise UsageError(
             f"{checkpoint.path} is of a network for inputs of {checkpoint.input_shape}, which its "
             f"preprocessing does not make of images: it makes {shape}."
+        )
+    if not all(value.isfinite().all() for value in checkpoint.network.state_dict().values()):
+        raise UsageError(
+            f"{checkpoint.path} has weights that are not finite, as a run that diverged leaves "
+            "them: its labels would mean nothing. Give its selected.ckpt, or another run's."
         )
     rows: list[tuple[str, str, str]] = []
     unlabelled: list[Unlabelled] = []

@@ -685,6 +685,16 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return [found[key] for key in sorted(found)]
 
 
+def recorded_sha256(path: Path) -> str | None:
+    """What the record in whose folder a file lies says of its sha256; None if it says nothing.
+
+    Raises:
+        RecordError: the folder's `done.json` cannot be read.
+    """
+    done = _read(path.parent / DONE_FILE, validate_done)
+    return None if done is None else done["sha256"].get(path.name)
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Hash the bytes of a file; 64 hex digits."""
     with open(path, "rb") as file:

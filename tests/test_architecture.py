@@ -35,7 +35,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "subset_network",
         "yaml_files",
     ),
-    ("arguments", "claims", "protocols", "reproductions", "search_spaces", "source", "trust"),
+    (
+        "arguments",
+        "claims",
+        "intact",
+        "protocols",
+        "reproductions",
+        "search_spaces",
+        "source",
+        "trust",
+    ),
     ("algorithms", "evaluation", "provenance", "parser", "settings"),
     (
         "record",
