@@ -1,10 +1,14 @@
 """Who trains a run: claims on the file system, so that no two processes train the same one.
 
-A claim is a file beside the run's folder, ``.<run_id>.claim-<generation>``, made by an exclusive
-creation. Its owner touches it every few seconds. A claim is stale when its process is known to be
-dead, or has not been touched for the length of the lease; whoever finds it so creates the next
-generation, and of several only one succeeds. Nobody ever removes a claim that another process may
-hold.
+A claim is a file beside the run's folder, ``.<folder>.claim-<number>``, made by an exclusive
+creation. Its owner touches it every few seconds. Where its process is known to be dead, whoever
+finds it so creates the next number, and of several only one succeeds; the owner of that number goes
+on in the folder. Nobody ever removes a claim that another process may hold.
+
+A claim that nobody has touched for the length of the lease tells less: its owner may be suspended,
+and write once more. Whoever finds it so leaves the folder to it, and claims the next one
+(:mod:`leaderboard.generations`), with copies of what is there. So claims only spare the work of
+training a run twice; that nobody spoils a record rests on none of them.
 
 This holds on NFS from version 3 on, where exclusive creation is atomic, mounted with the default of
 close-to-open consistency and with what a client remembers of attributes bounded by the lease
@@ -19,19 +23,28 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from dgbench.errors import Interrupted, UsageError
+from leaderboard import generations, records
+from leaderboard.reading import open_regular
 
 LEASE_SECONDS = 60.0
 _HEARTBEAT_SECONDS = 10.0
+_CLOCK, _COPIES = ".now-", ".copies-"
+# Of a file that is removed while it is open: over NFS its handle is stale.
+_GONE = (errno.ENOENT, errno.ESTALE)
+# Bytes of a claim that are read: ours have a few hundred.
+_LONGEST = 4096
 
 
 class ClaimedError(UsageError):
@@ -43,16 +56,19 @@ class Claim:
 
     Attributes:
         path: its file.
+        folder: the run's folder, which this process alone writes to.
         lost: whether another process took the run over while this one slept.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: Path) -> None:
         """Begins to touch the file.
 
         Args:
             path: made by this process.
+            folder: what it is a claim on.
         """
         self.path = path
+        self.folder = folder
         self.lost = False
         self._renewed = time.time()
         self._released = threading.Event()
@@ -65,39 +81,48 @@ class Claim:
 
     def renew(self) -> None:
         """Shows a sign of life, or finds out that it comes too late."""
-        if time.time() - self._renewed > LEASE_SECONDS and _generation(self.path, +1).exists():
-            self.lost = True
-        if not self.lost:
-            # A file system that is away for a moment is no reason to stop; the next beat is near.
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
-                self._renewed = time.time()
+        # A file system that is away for a moment is no reason to stop; the next beat is near.
+        with contextlib.suppress(OSError):
+            self.lost = self.lost or generations.current(self.folder) != self.folder
+            if not self.lost:
+                try:
+                    os.utime(self.path)
+                    self._renewed = time.time()
+                except FileNotFoundError:
+                    self.lost = True
 
-    def require(self) -> None:
+    def require(self, *, at_once: bool = False) -> None:
         """Stops a process that slept, by suspension for example, and lost its run meanwhile.
+
+        Args:
+            at_once: look at the files, not at the clock alone.
 
         Raises:
             Interrupted: when it did.
         """
-        if time.time() - self._renewed > LEASE_SECONDS:
+        if at_once or time.time() - self._renewed > LEASE_SECONDS:
             self.renew()
         if self.lost:
             raise Interrupted(
-                f"{self.path.parent / _run_of(self.path)} was taken over by another process, since "
-                f"this one gave no sign of life for {LEASE_SECONDS:.0f} s"
+                f"{self.folder} was taken over by another process, since this one gave no sign of "
+                f"life for {LEASE_SECONDS:.0f} s, or its claim {self.path.name} was removed"
             )
 
     def release(self) -> None:
         """Gives the run back; nothing is written to its folder after that."""
         self._released.set()
         self._heart.join()
-        if not self.lost:
-            # The oldest first: `_acquire` relies on it.
-            path = _generation(self.path, 1 - _number(self.path))
-            while path != self.path:
+        # What was there of earlier generations is in this one; who had them may never wake.
+        for folder in generations.up_to(self.folder)[:-1]:
+            for path in takewhile(Path.exists, _chain(folder)):
                 path.unlink(missing_ok=True)
-                path = _generation(path, +1)
+            with contextlib.suppress(OSError):
+                records.empty(folder)
+        # The oldest first: `_claim_on` relies on it.
+        for path in _chain(self.folder):
             path.unlink(missing_ok=True)
+            if path == self.path:
+                break
 
 
 @contextlib.contextmanager
@@ -108,22 +133,24 @@ def claimed(folder: Path) -> Iterator[Claim | None]:
         folder: the run's folder, which need not exist.
 
     Yields:
-        The claim; None in a process that trains along with the one that holds it.
+        The claim, which says in which folder the run goes on; None in a process that trains along
+        with the one that holds it.
 
     Raises:
         ClaimedError: when a living process holds it.
         UsageError: when nothing can be written there.
+        Interrupted: as the block ends, whatever came of it, when the run was taken over meanwhile.
     """
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         yield None
         return
     try:
         made = _make(folder.parent)
-        claim = Claim(_acquire(folder))
+        claim = _acquire(folder)
         # Over NFS a client remembers that a file was not there until its folder changes, and asks
         # for that when it makes a file itself: a run finished elsewhere must be seen as such.
         with contextlib.suppress(OSError):
-            _now(folder)
+            _now(claim.folder)
     except OSError as error:
         raise UsageError(
             f"--out: the record's folder {folder} cannot be written ({error.strerror}). "
@@ -132,11 +159,14 @@ def claimed(folder: Path) -> Iterator[Claim | None]:
     try:
         yield claim
     finally:
-        claim.release()
-        # A run that could not begin leaves no empty folders behind.
-        for empty in made:
-            with contextlib.suppress(OSError):
-                empty.rmdir()
+        try:
+            claim.require(at_once=True)
+        finally:
+            claim.release()
+            # A run that could not begin leaves no empty folders behind.
+            for empty in made:
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
 
 
 def holder(folder: Path) -> str | None:
@@ -145,11 +175,10 @@ def holder(folder: Path) -> str | None:
     Args:
         folder: the run's folder.
     """
-    path = _first(folder)
-    while (state := _state(path)) != "gone":
-        if state == "held":
-            return _in_words(path)
-        path = _generation(path, +1)
+    for path in _chain(generations.current(folder)):
+        state = _state(path)
+        if state in ("held", "gone"):
+            return _in_words(path) if state == "held" else None
     return None
 
 
@@ -160,22 +189,81 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _acquire(folder: Path) -> Path:
+def _acquire(folder: Path) -> Claim:
+    newest = generations.current(folder)
     while True:
-        path = _first(folder)
-        while not _create(path):
-            if _state(path) == "held":
-                raise ClaimedError(
-                    "These settings are being trained right now by "
-                    f"{_in_words(path)}, in {folder}. Wait for it, or stop it and go on by "
-                    "--resume."
-                )
-            path = _generation(path, +1)
-        # A later generation holds as long as the one before it lies there, dead. Where that was
-        # given back meanwhile, another process may claim the run by the first: it is begun anew.
-        if _number(path) == 1 or _state(_generation(path, -1)) == "stale":
-            return path
-        path.unlink(missing_ok=True)
+        path = _claim_on(newest)
+        if path is None:
+            newest = _succeed(newest)
+        elif newest == (later := generations.current(folder)):
+            if path != next(_chain(folder)):
+                _remove_litter(folder)
+            return Claim(path, newest)
+        else:
+            path.unlink(missing_ok=True)
+            newest = later
+
+
+def _claim_on(folder: Path) -> Path | None:
+    """Makes a claim on a folder; None if somebody who gives no sign of life may still write there.
+
+    Raises:
+        ClaimedError: when a living process holds it.
+    """
+    silent, before = False, None
+    for path in _chain(folder):
+        if not silent and _create(path):
+            # It holds as long as the one before it lies there, dead. Where that was given back
+            # meanwhile, another process may claim the run by the first: it is begun anew.
+            if before is None or _state(before) == "dead":
+                return path
+            path.unlink(missing_ok=True)
+            return _claim_on(folder)
+        state = _state(path)
+        if state == "held":
+            raise ClaimedError(
+                f"These settings are being trained right now by {_in_words(path)}, in {folder}. "
+                "Wait for it, or stop it and go on by --resume."
+            )
+        if silent and state == "gone":
+            break
+        silent, before = silent or state == "silent", path
+    return None
+
+
+def _succeed(folder: Path) -> Path:
+    """Makes the next generation of a run, of what is in this one.
+
+    Several processes may do so at once: the first one's is taken by all.
+    """
+    run, successor = generations.up_to(folder)[0], generations.following(folder)
+    with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}{_COPIES}") as temporary:
+        copies = Path(temporary) / successor.name
+        copies.mkdir()
+        # The owner may write on while they are made. Checks are written before their checkpoint.
+        for name in (
+            records.LAST_CHECKPOINT,
+            records.SELECTED_CHECKPOINT,
+            records.CHECKS_FILE,
+            records.RUN_FILE,
+        ):
+            with contextlib.suppress(FileNotFoundError):
+                records.copy(folder / name, copies / name)
+        try:
+            copies.rename(successor)
+        except OSError:
+            if not successor.is_dir():
+                raise
+    return successor
+
+
+def _remove_litter(folder: Path) -> None:
+    """Removes what processes that were killed may have left half made beside a run's folder."""
+    names, now = (_CLOCK, f".{folder.name}{_COPIES}"), _now(folder.parent)
+    for entry in os.scandir(folder.parent):
+        with contextlib.suppress(OSError):
+            if entry.name.startswith(names) and now - entry.stat().st_mtime > LEASE_SECONDS:
+                shutil.rmtree(entry) if entry.is_dir() else os.unlink(entry)
 
 
 def _create(path: Path) -> bool:
@@ -197,51 +285,54 @@ def _create(path: Path) -> bool:
         return True
 
 
-def _first(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.claim-1")
+def _chain(folder: Path) -> Iterator[Path]:
+    """The places of claims on a folder, in the order in which they are made."""
+    return (folder.with_name(f".{folder.name}.claim-{number}") for number in count(1))
 
 
-def _number(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
-
-
-def _generation(path: Path, further: int) -> Path:
-    return path.with_name(f"{path.name.rpartition('-')[0]}-{_number(path) + further}")
-
-
-def _run_of(path: Path) -> str:
-    return path.name.removeprefix(".").partition(".claim-")[0]
-
-
-def _state(path: Path) -> Literal["held", "stale", "gone"]:
+def _state(path: Path) -> Literal["held", "silent", "dead", "gone"]:
     try:
-        text = path.read_text()
+        owner = _owner(path)
         age = _now(path.parent) - path.stat().st_mtime
     except OSError as error:
-        # A file that is removed while it is open: over NFS its handle is stale.
-        if error.errno in (errno.ENOENT, errno.ESTALE):
+        if error.errno in _GONE:
             return "gone"
         raise
+    if owner is not None and owner["machine"] == _machine() and owner != _identity(owner["pid"]):
+        return "dead"
+    # A time to come was written by a clock that has been put right since.
+    return "held" if abs(age) <= LEASE_SECONDS else "silent"
+
+
+def _owner(path: Path) -> dict[str, Any] | None:
+    """Who made a claim; None if it does not say so: it is being written, or no claim of ours."""
     try:
-        owner = json.loads(text)
-    except ValueError:  # it is being written
-        owner = {}
-    dead = owner.get("machine") == _machine() and owner != _identity(owner["pid"])
-    return "stale" if dead or age > LEASE_SECONDS else "held"
+        with open_regular(path) as file:
+            owner = json.loads(file.read(_LONGEST))
+    except (ValueError, RecursionError):
+        return None
+    except OSError as error:
+        if error.errno in _GONE:
+            raise
+        return None
+    known = isinstance(owner, dict) and owner.keys() == _identity(os.getpid()).keys()
+    if not known or type(owner["pid"]) is not int or not 0 < owner["pid"] < 2**31:
+        return None
+    return owner if str(owner["host"]).isprintable() else None
 
 
 def _now(folder: Path) -> float:
     """The time by the clock of the file system, which may be another machine's."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".now-") as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=_CLOCK, suffix=".tmp") as file:
         return os.stat(file.name).st_mtime
 
 
 def _in_words(path: Path) -> str:
-    try:
-        owner = json.loads(path.read_text())
-        return f"process {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError):
-        return "another process"
+    with contextlib.suppress(OSError):
+        owner = _owner(path)
+        if owner is not None:
+            return f"process {owner['pid']} on {owner['host']}"
+    return "another process"
 
 
 def _identity(pid: int) -> dict[str, Any]:

@@ -142,6 +142,8 @@ class Recorder(StepRecorder):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the record, or reopens it at the checkpoint's step."""
         self.tally.start()
+        # Another process may have taken the run over since a second one looked where it goes on.
+        self.record.folder = trainer.strategy.broadcast(self.record.folder)
         if trainer.is_global_zero:
             self.record.open(trainer.global_step)
         self._write_status(trainer, "running")
@@ -183,6 +185,9 @@ class Recorder(StepRecorder):
             trainer: after its fit.
             algorithm: at the last step; it stays there.
         """
+        if trainer.is_global_zero:
+            # Where the checkpoint is of the last step, Lightning has not started a training.
+            self.record.open(trainer.global_step)
         checks = self._checks(trainer)
         plugin = trainer.precision_plugin
         self.record.complete(checks, algorithm.network, algorithm.device, plugin)

@@ -125,7 +125,7 @@ def train(name: str, planned: Sequence[Planned], jobs: int, console: Console) ->
         Interrupted: when a signal stopped it; the same command goes on from there.
         UsageError: when a run could not be trained.
     """
-    todo = [each for each in planned if not (each.run.folder / records.DONE_FILE).exists()]
+    todo = [each for each in planned if not records.is_finished(each.run.folder)]
     console.print(
         f"Runs: {len(planned)}, of which finished: {len(planned) - len(todo)}", highlight=False
     )

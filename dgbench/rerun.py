@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dgbench import BENCHMARK_VERSION
 from dgbench.errors import UsageError
-from dgbench.settings import Settings, resolve_recorded
+from dgbench.settings import resolve_recorded
 from dgbench.source import differences
 from dgbench.training import build_data, deciding_settings, run
 from leaderboard import records
@@ -114,12 +114,7 @@ def rerun(
     )
     if folder.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{folder} is the record itself; name another folder with --out.")
-    return from_run(run(_resuming(settings, folder), console))
-
-
-def _resuming(settings: Settings, folder: Path) -> Settings:
-    begun = (folder / records.RUN_FILE).exists() and not (folder / records.DONE_FILE).exists()
-    return replace(settings, resume=str(folder)) if begun else settings
+    return from_run(run(replace(settings, resume=None if settings.force else "auto"), console))
 
 
 def _refuse_others(run: records.RunJson, deciding: Mapping[str, Any]) -> None:

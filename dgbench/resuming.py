@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from dgbench.errors import UsageError
+from dgbench.intact import damage
+from dgbench.settings import Settings
 from dgbench.source import differences
-from leaderboard import records
+from leaderboard import generations, records
 from leaderboard.schedule import check_steps
 
 
@@ -17,15 +18,16 @@ def require_same_code(resume: str | None, deciding: Mapping[str, Any]) -> None:
     """Refuses to go on with a run by other code, even where that has a finished run by now.
 
     Args:
-        resume: as of :func:`checkpoint_to_resume`.
+        resume: which folder to go on with, if any; ``auto`` is the run's own.
         deciding: all that decides the numbers.
 
     Raises:
         UsageError: when the code has changed.
     """
-    if resume in (None, "auto") or not Path(str(resume), records.RUN_FILE).exists():
+    resumed = generations.current(Path(str(resume)))
+    if resume in (None, "auto") or not (resumed / records.RUN_FILE).exists():
         return
-    changed = "; ".join(differences(records.read_run(resume).run, deciding))
+    changed = "; ".join(differences(records.read_run(resumed, repaired=True).run, deciding))
     if changed:
         raise UsageError(
             f"--resume {resume} goes on with a run as it was, but {changed}. Bring the code back "
@@ -36,28 +38,40 @@ def require_same_code(resume: str | None, deciding: Mapping[str, Any]) -> None:
 
 
 def checkpoint_to_resume(
-    resume: str | None, force: bool, folder: Path, deciding: Mapping[str, Any]
+    settings: Settings,
+    folder: Path,
+    deciding: Mapping[str, Any],
+    *,
+    writes: bool,
+    say: Callable[[str], None],
 ) -> Path | None:
     """The checkpoint to go on from; None starts from the first step.
 
     Args:
-        resume: the run folder that the user wants to go on with, if any; ``auto`` is this one.
-        force: whether what is there may be replaced.
-        folder: where the run of these settings belongs.
+        settings: the resolved run: which folder to go on with, if any (``auto`` is this one), and
+            whether what is there may be replaced.
+        folder: where the run of these settings is written.
         deciding: all that decides its numbers.
+        writes: whether this process is the one that writes there.
+        say: told of a damaged checkpoint, and what is gone on from instead.
 
     Raises:
         UsageError: when there is an interrupted run and no word about it, or when the run to go on
             with had other settings, of which only ``steps`` may grow.
     """
     checkpoint = folder / records.LAST_CHECKPOINT
-    if resume is not None:
-        resumed = folder if resume == "auto" else Path(resume)
+    if settings.resume is not None:
+        resumed = (
+            folder if settings.resume == "auto" else generations.current(Path(settings.resume))
+        )
         if resumed.resolve() != folder.resolve():
             _require_more_steps_only(resumed, folder, deciding)
-            _copy_what_a_longer_run_would_have(resumed, folder, deciding)
-        return checkpoint if checkpoint.exists() else None
-    if checkpoint.exists() and not force:
+            if writes:
+                _copy_what_a_longer_run_would_have(resumed, folder, deciding)
+            elif not checkpoint.exists():
+                folder = resumed  # of which the process that writes makes copies
+        return intact_checkpoint(folder, say)
+    if checkpoint.exists() and not settings.force:
         raise UsageError(
             f"These settings have an interrupted run in {folder}. Go on with it by "
             f"`dgbench fit --resume {folder}`, or start anew with --force."
@@ -65,8 +79,31 @@ def checkpoint_to_resume(
     return None
 
 
+def intact_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint in a folder that a run can go on from, None if there is none.
+
+    A run needs its selected weights as well, to measure them at its end: without them it begins
+    anew. Both checkpoints hold all that it takes to go on to the same bits.
+
+    Args:
+        folder: the run's.
+        say: told of a damaged one.
+    """
+    last, selected = (
+        folder / name for name in (records.LAST_CHECKPOINT, records.SELECTED_CHECKPOINT)
+    )
+    damaged = {path: damage(path) for path in (last, selected) if path.exists()}
+    whole = [path for path, reason in damaged.items() if reason is None]
+    chosen = None if damaged.get(selected) else next(iter(whole), None)
+    for path, reason in damaged.items():
+        if reason is not None:
+            way = "begins anew" if chosen is None else f"goes on from {chosen.name}"
+            say(f"Warning: {path} is damaged: {reason}. The run {way}, to the same numbers.")
+    return chosen
+
+
 def _require_more_steps_only(resumed: Path, folder: Path, deciding: Mapping[str, Any]) -> None:
-    recorded: dict[str, Any] = dict(records.read_run(resumed).run["settings"])
+    recorded: dict[str, Any] = dict(records.read_run(resumed, repaired=True).run["settings"])
     different = {
         key: f"{key} was {recorded.get(key)!r} and is {deciding.get(key)!r}"
         for key in dict.fromkeys([*deciding, *recorded])
@@ -94,9 +131,15 @@ def _copy_what_a_longer_run_would_have(
     Raises:
         UsageError: when the weights of the check that the longer run would choose are gone.
     """
-    run = records.read_run(resumed)
-    if folder.exists() or not (resumed / records.LAST_CHECKPOINT).exists():
+    run = records.read_run(resumed, repaired=True)
+    last = records.LAST_CHECKPOINT
+    if (folder / last).exists() or not (resumed / last).exists():
         return
+    if reason := damage(resumed / last):
+        raise UsageError(
+            f"{resumed / last} is damaged: {reason}. Restore it, or train the longer run without "
+            "--resume."
+        )
     usual = set.intersection(*(set(check["splits"]) for check in run.checks))
     due = check_steps(deciding["steps"], deciding["check_every"], deciding.get("first_check"))
     kept = [check for check in run.checks if check["step"] in due]
@@ -104,11 +147,12 @@ def _copy_what_a_longer_run_would_have(
         _require_kept_weights(run, due)
     for check in kept:
         check["splits"] = {name: check["splits"][name] for name in check["splits"] if name in usual}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     records.rewrite_checks(folder / records.CHECKS_FILE, kept)
-    for name in (records.SELECTED_CHECKPOINT, records.LAST_CHECKPOINT):
+    # The last one last: whoever finds it there finds all of them.
+    for name in (records.SELECTED_CHECKPOINT, last):
         if (resumed / name).exists():
-            shutil.copy2(resumed / name, folder / name)
+            records.copy(resumed / name, folder / name)
 
 
 def _require_kept_weights(run: records.Run, due: Collection[int]) -> None:

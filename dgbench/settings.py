@@ -357,7 +357,7 @@ def _resumed(resume: str, flags: Sequence[str]) -> dict[str, Any]:
                 f"--resume last: no run under {out} is unfinished. Name one, or --out."
             )
         folder = max(open_runs, key=lambda found: (found / records.RUN_FILE).stat().st_mtime)
-    run = records.read_run(folder)
+    run = records.read_run(folder, repaired=True)
     locations = run.run["provenance"].get("locations", {})
     return {
         **recorded_config(run.run["settings"], locations, flags=flags, source=str(folder)),

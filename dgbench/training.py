@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -35,7 +34,7 @@ from dgbench.resuming import checkpoint_to_resume, require_same_code
 from dgbench.runtime import matmul_precision, quiet_lightning, seeded
 from dgbench.settings import Settings
 from dgbench.source import require_planned
-from leaderboard import records
+from leaderboard import generations, records
 
 
 def run(settings: Settings, console: Console | None = None) -> records.Run:
@@ -60,7 +59,7 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
     deciding = deciding_settings(settings, data)
     folder = folder_of(settings, data)
     require_same_code(settings.resume, deciding)
-    if (folder / records.DONE_FILE).exists() and not settings.force:
+    if records.is_finished(folder) and not settings.force:
         finished = records.read_run(folder)
         require_same_data(finished, settings, data)
         if settings.save_predictions:
@@ -70,11 +69,15 @@ def run(settings: Settings, console: Console | None = None) -> records.Run:
         return finished
     with claimed(folder) as claim:
         # Another process may have finished it before this one could claim it.
-        if not (folder / records.DONE_FILE).exists() or settings.force:
-            checkpoint = checkpoint_to_resume(settings.resume, settings.force, folder, deciding)
+        if not records.is_finished(folder) or settings.force:
+            own = generations.current(folder) if claim is None else claim.folder
+            say = _saying(console)
+            checkpoint = checkpoint_to_resume(
+                settings, own, deciding, writes=claim is not None, say=say
+            )
             with matmul_precision(settings.matmul_precision), quiet_lightning():
                 algorithm = build_algorithm(settings, data)
-                _train(settings, data, algorithm, deciding, folder, checkpoint, claim, console)
+                _train(settings, data, algorithm, deciding, own, checkpoint, claim, console)
     return records.read_run(folder)
 
 
@@ -109,7 +112,7 @@ def _require_same_data_behind(
     """Refuses to go on with a checkpoint that was trained on other data than those loaded."""
     # A longer run begins with the checkpoint of a shorter one, and has no record yet.
     begun = folder if (folder / records.RUN_FILE).exists() else Path(settings.resume or folder)
-    if records.read_run(begun).run["data_fingerprint"] != data.fingerprint:
+    if records.read_run(begun, repaired=True).run["data_fingerprint"] != data.fingerprint:
         raise UsageError(
             f"--resume {begun} goes on with a run as it was, but it was trained on other data: its "
             "run.json says where they were. Bring them back, or start anew with --force in place "
@@ -288,11 +291,20 @@ def _train(
 
 def _read(data: EnvironmentDataModule, console: Console | None) -> None:
     """Loads the data, and says what takes time and what is wrong with them."""
-    if console is not None:
-        data.say = lambda sentence: console.print(sentence, highlight=False, markup=False)
+    data.say = _saying(console)
     data.setup()
     for problem in data.problems():
         data.say(f"Warning: {problem.message}")
+
+
+def _saying(console: Console | None) -> Callable[[str], None]:
+    """Prints a sentence; nothing where there is no console."""
+
+    def say(sentence: str) -> None:
+        if console is not None:
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    return say
 
 
 def new_record(
@@ -383,11 +395,11 @@ def prepare(folder: Path, checkpoint: Path | None) -> None:
         UsageError: when it cannot be written.
     """
     try:
-        if checkpoint is None and folder.exists():
-            # First: a record must not look finished while it is being replaced.
-            (folder / records.DONE_FILE).unlink(missing_ok=True)
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if checkpoint is None:
+            records.empty(folder)
+        else:
+            records.remove_temporaries(folder)
     except OSError as error:
         raise UsageError(
             f"--out: the record's folder {folder} cannot be written ({error.strerror}). "

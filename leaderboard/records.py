@@ -12,11 +12,13 @@ A run folder is `<out>/<dataset>/<algorithm>/<run_id>/` and holds
 JSON has no token for NaN or an infinity: they are stored as null, and the check's line then says
 `"diverged": true`.
 
-One process writes into a folder at a time, any number read it. Whole files are replaced by a rename
-and lines appended by one write, so that a reader sees an old file, a new one, or lines of which the
-last may be torn. On NFS this asks for version 3 or later and for close-to-open consistency, which
-is the default; nothing is locked, linked or watched. What NFS does not promise is made up for: a
-reply to a rename may be lost, and a file that is replaced while it is read goes stale.
+One process writes into a folder, any number read it. Who takes a run over from a process that may
+write once more has a folder of its own (`generations.py`): a run's folder is its newest. Whole
+files are replaced by a rename and lines appended by one write, so that a reader sees an old file, a
+new one, or lines of which the last may be torn. On NFS this asks for version 3 or later and for
+close-to-open consistency, which is the default; nothing is locked, linked or watched. What NFS does
+not promise is made up for: a reply to a rename may be lost, and a file that is replaced while it is
+read goes stale.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
+from leaderboard import generations
 from leaderboard.errors import NewerSchemaError, RecordError
 
 if TYPE_CHECKING:
@@ -328,6 +332,17 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     _sync_folder(path.parent)
 
 
+def empty(folder: Path) -> None:
+    """Remove what is in a folder: first what makes it a finished record, then what can go on."""
+    for name in (DONE_FILE, LAST_CHECKPOINT, SELECTED_CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry)
+        else:
+            os.unlink(entry)
+
+
 def replace(temporary: Path, path: Path) -> None:
     """Put a file in the place of another one, atomically.
 
@@ -340,6 +355,22 @@ def replace(temporary: Path, path: Path) -> None:
     except FileNotFoundError:
         if not path.exists() or not os.path.samestat(os.stat(path), moved):
             raise
+
+
+def copy(source: Path, path: Path) -> None:
+    """Put a copy of a file in the place of another one, atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.copyfile(source, temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    replace(temporary, path)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a kill has left half written in a folder that nobody else writes to."""
+    for entry in os.scandir(folder):
+        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+            os.unlink(entry)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -408,11 +439,13 @@ def _without_non_finite(value: Any) -> Any:
 def truncate_checks(path: str | os.PathLike[str], last_step: int) -> None:
     """Make `checks.jsonl` ready for a run resumed after `last_step`, atomically.
 
-    Keeps the lines with `step <= last_step` and drops a torn last line. A missing file stays so.
+    Keeps the lines with `step <= last_step` and drops a torn last line and those that follow no
+    earlier step. A missing file stays so.
     """
     path = Path(path)
     if path.exists():
-        rewrite_checks(path, [line for line in read_checks(path) if line["step"] <= last_step])
+        checks = read_checks(path, repaired=True)
+        rewrite_checks(path, [line for line in checks if line["step"] <= last_step])
 
 
 def rewrite_checks(path: str | os.PathLike[str], checks: Iterable[CheckLine]) -> None:
@@ -619,10 +652,15 @@ class Run:
         return self.status["status"]
 
 
-def read_checks(path: str | os.PathLike[str]) -> list[CheckLine]:
+def read_checks(path: str | os.PathLike[str], *, repaired: bool = False) -> list[CheckLine]:
     """Read `checks.jsonl`; a missing file has no checks.
 
     A last line without its line feed was torn by a kill and is left out, even if it parses.
+
+    Args:
+        path: The file.
+        repaired: Leave out lines that follow no earlier step, which two processes have written that
+            trained one run at once, instead of refusing them.
 
     Raises:
         RecordError: a line is no valid check, or the steps do not ascend.
@@ -639,6 +677,8 @@ def read_checks(path: str | os.PathLike[str]) -> list[CheckLine]:
         except RecordError as error:
             raise RecordError(f"{path}, line {number}: {error}") from error
         if checks and check["step"] <= checks[-1]["step"]:
+            if repaired:
+                continue
             raise RecordError(
                 f"{path}, line {number}: step {check['step']} follows step {checks[-1]['step']}, "
                 "but steps ascend: run these settings again"
@@ -647,18 +687,26 @@ def read_checks(path: str | os.PathLike[str]) -> list[CheckLine]:
     return checks
 
 
-def read_run(folder: str | os.PathLike[str], *, verify_checkpoints: bool = False) -> Run:
+def is_finished(folder: Path) -> bool:
+    """Whether a run has ended, wherever it went on if it was taken over."""
+    return (generations.current(folder) / DONE_FILE).exists()
+
+
+def read_run(
+    folder: str | os.PathLike[str], *, verify_checkpoints: bool = False, repaired: bool = False
+) -> Run:
     """Read a run folder and verify the sha256 that `done.json` holds of the other files.
 
     Args:
-        folder: A folder with a `run.json`.
+        folder: A folder with a `run.json`; the newest generation of its run is read.
         verify_checkpoints: Also hash the checkpoints, which are large and may have been left behind
             when the record was published.
+        repaired: Read the checks as a resumed run does, see `read_checks`.
 
     Raises:
         RecordError: the folder holds no valid record, or a file changed after the run ended.
     """
-    folder = Path(folder)
+    folder = generations.current(Path(folder))
     if not (folder / RUN_FILE).exists():
         raise RecordError(f"{folder}: no {RUN_FILE}, so this is no run folder: name one that is")
     done = _read(folder / DONE_FILE, validate_done)
@@ -667,12 +715,12 @@ def read_run(folder: str | os.PathLike[str], *, verify_checkpoints: bool = False
         _verify(folder, {name: done["sha256"][name] for name in names})
     run = _read(folder / RUN_FILE, validate_run)
     assert run is not None
-    checks = tuple(read_checks(folder / CHECKS_FILE))
+    checks = tuple(read_checks(folder / CHECKS_FILE, repaired=repaired))
     return Run(folder, run, checks, done, _read(folder / STATUS_FILE, validate_status))
 
 
 def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List the run folders among and below `paths`, sorted, each once.
+    """List the run folders among and below `paths`, sorted, each once, in their newest generation.
 
     Raises:
         RecordError: a path is no folder.
@@ -703,10 +751,10 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 def _run_folders(root: Path) -> list[Path]:
     folders = []
-    for folder, children, files in os.walk(root):
+    for folder, children, files in os.walk(generations.current(root)):
+        children[:] = [] if RUN_FILE in files else generations.newest_of(children)
         if RUN_FILE in files:
             folders.append(Path(folder))
-            children.clear()
     return folders
 
 

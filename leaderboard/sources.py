@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from leaderboard import domainbed
+from leaderboard import domainbed, generations
 from leaderboard.errors import NewerSchemaError, RecordError
 from leaderboard.frame import LeftOut, Record, from_run
 from leaderboard.pack import SUFFIXES, read_pack
@@ -72,10 +72,11 @@ def _load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
 def _walk(root: Path) -> Iterator[tuple[str, frozenset[str]]]:
     """The folders that hold something of a record, and the names of their files.
 
-    What is below such a folder is its own affair.
+    What is below such a folder is its own affair. Of a run only the newest generation counts.
     """
     known = {RUN_FILE, CHECKS_FILE, DONE_FILE, domainbed.RESULTS_FILE, *PACKED}
-    for folder, children, files in os.walk(root):
+    for folder, children, files in os.walk(generations.current(root)):
+        children[:] = generations.newest_of(children)
         if not known.isdisjoint(files) or {"out.txt", "err.txt"} <= set(files):
             yield folder, frozenset(files)
             if RUN_FILE in files or domainbed.RESULTS_FILE in files:

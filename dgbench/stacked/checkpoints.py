@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from dgbench.intact import damage
+from dgbench.resuming import intact_checkpoint
 from leaderboard import records
 
 # Where a stacked module keeps its algorithm, and what Lightning calls the two recorders.
@@ -169,7 +171,7 @@ def step_of(path: Path) -> int:
 
 
 def complete(folders: Sequence[Path]) -> list[int]:
-    """Finishes a generation of checkpoints that a kill left half in place.
+    """Finishes a generation of checkpoints that a kill left half in place, without damaged ones.
 
     Args:
         folders: of the runs of one stack.
@@ -177,10 +179,22 @@ def complete(folders: Sequence[Path]) -> list[int]:
     Returns:
         The steps of their checkpoints, 0 where there is none.
     """
+    for folder in folders:
+        _repair(folder)
     steps = [step_of(folder / records.LAST_CHECKPOINT) for folder in folders]
     for position, folder in enumerate(folders):
         waiting = folder / WAITING
-        if steps[position] < max(steps) == step_of(waiting):
+        if steps[position] < max(steps) == step_of(waiting) and not damage(waiting):
             records.replace(waiting, folder / records.LAST_CHECKPOINT)
             steps[position] = max(steps)
     return steps
+
+
+def _repair(folder: Path) -> None:
+    """Puts what a run can go on from in the place of a damaged ``last.ckpt``, or nothing."""
+    last = folder / records.LAST_CHECKPOINT
+    chosen = intact_checkpoint(folder, lambda sentence: None)
+    if chosen is None:
+        last.unlink(missing_ok=True)
+    elif chosen != last:
+        records.copy(chosen, last)

@@ -86,7 +86,9 @@ class StackedRecorder(StepRecorder):
             trainer: after its fit.
             stack: at the last step.
         """
-        for position, _ in list(self._open()):
+        for position, run in list(self._open()):
+            # Where the checkpoint is of the last step, Lightning has not started a training.
+            run.open(trainer.global_step)
             self._close(trainer, stack, position)
 
     def on_exception(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,7 +49,7 @@ class _Trial:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / records.DONE_FILE).exists() and not self.settings.force
+        return records.is_finished(self.folder) and not self.settings.force
 
 
 def run_stacked(runs: Sequence[Settings]) -> list[records.Run]:
@@ -106,7 +106,9 @@ def _claim(
         except ClaimedError as error:
             elsewhere = error
             continue
-        claims += [] if claim is None else [claim]
+        if claim is not None:
+            claims.append(claim)
+            trial = replace(trial, folder=claim.folder)
         # Another process may have finished it before this one could claim it.
         if not trial.finished:
             mine.append(trial)

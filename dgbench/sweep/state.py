@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dgbench.claims import holder
-from leaderboard import records
+from dgbench.claims import claimed, holder
+from dgbench.errors import UsageError
+from leaderboard import generations, records
 
 State = Literal["finished", "diverged", "running", "failed", "interrupted", "missing"]
 ENDED: tuple[State, ...] = ("finished", "diverged")
@@ -23,6 +24,7 @@ def state_of(folder: Path) -> State:
     Returns:
         ``running`` for one that a living process has claimed, whatever its status file says.
     """
+    folder = generations.current(folder)
     done = _read(folder / records.DONE_FILE)
     if done is not None:
         return "diverged" if done["status"] == "diverged" else "finished"
@@ -40,7 +42,7 @@ def step_of(folder: Path) -> int:
     Args:
         folder: of its record.
     """
-    status = _read(folder / records.STATUS_FILE)
+    status = _read(generations.current(folder) / records.STATUS_FILE)
     return 0 if status is None else int(status["step"])
 
 
@@ -50,6 +52,7 @@ def seconds_of(folder: Path) -> float | None:
     Args:
         folder: of its record.
     """
+    folder = generations.current(folder)
     done, run = _read(folder / records.DONE_FILE), _read(folder / records.RUN_FILE)
     if done is None or run is None:
         return None
@@ -64,10 +67,11 @@ def write_failure(folder: Path, message: str) -> None:
         message: the reason.
     """
     status = {"status": "failed", "step": step_of(folder), "error": message}
-    # A full disk may be the reason.
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        records.write_json_atomic(folder / records.STATUS_FILE, status)
+    # A full disk may be the reason, and another process may train it by now.
+    with contextlib.suppress(OSError, UsageError), claimed(folder) as claim:
+        if claim is not None and not records.is_finished(folder):
+            claim.folder.mkdir(exist_ok=True)
+            records.write_json_atomic(claim.folder / records.STATUS_FILE, status)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

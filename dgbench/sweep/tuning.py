@@ -22,7 +22,7 @@ def preferred(runs: Mapping[int, Path], rule: SelectionRule) -> int | None:
         None as long as a run is not finished. A diverged run is never preferred, so draw 0 is
         returned where all are.
     """
-    if not all((folder / records.DONE_FILE).exists() for folder in runs.values()):
+    if not all(map(records.is_finished, runs.values())):
         return None
     ended = [from_run(records.read_run(folder)) for folder in runs.values()]
     try:

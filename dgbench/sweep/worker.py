@@ -52,7 +52,7 @@ def train(group: Sequence[Settings]) -> list[Outcome]:
         outcome = Outcome("alone", outcome.message)
     folders = [folder_of(settings, build_data(settings)) for settings in group]
     finished = Outcome("finished")
-    return [finished if (f / records.DONE_FILE).exists() else outcome for f in folders]
+    return [finished if records.is_finished(f) else outcome for f in folders]
 
 
 def _outcome(training: Callable[[], object]) -> Outcome:

@@ -19,7 +19,7 @@ import pytest
 from dgbench import claims
 from dgbench.claims import ClaimedError, claimed, holder
 from dgbench.errors import Interrupted, UsageError
-from leaderboard import records
+from leaderboard import generations, records
 from leaderboard.errors import RecordError
 from leaderboard.sources import load
 from tests.dgbench.crowd import RUNS, checks_of, folder_of
@@ -95,18 +95,101 @@ def test_from_another_machine_only_the_lease_tells(folder):
     with pytest.raises(ClaimedError, match="on elsewhere"), claimed(folder):
         pass
     age(path, claims.LEASE_SECONDS + 1)
-    with claimed(folder):
-        pass
+    assert holder(folder) is None
+    with claimed(folder) as claim:
+        assert claim is not None
+        assert claim.folder == generations.following(folder)
+        assert holder(folder) == f"process {os.getpid()} on {os.uname().nodename}"
+    assert [path for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_claim_that_was_never_written_is_stale_after_the_lease(folder):
-    path = claim_of(1, folder)
-    path.write_text("")
-    with pytest.raises(ClaimedError, match="another process"), claimed(folder):
+def test_who_takes_over_from_a_silent_one_has_copies_of_what_is_there_and_leaves_the_rest(folder):
+    folder.mkdir(parents=True)
+    there = ("run.json", "checks.jsonl", "selected.ckpt", "last.ckpt")
+    for name in (*there, "status.json", ".last.ckpt.tmp"):
+        (folder / name).write_text(name)
+    age(claim_of(1, folder, machine="elsewhere"), claims.LEASE_SECONDS + 1)
+    with claimed(folder) as claim:
+        assert claim is not None
+        assert {path.name: path.read_text() for path in claim.folder.iterdir()} == {
+            name: name for name in there
+        }
+        (folder / "checks.jsonl").write_text("what its owner writes as it wakes")
+        assert (claim.folder / "checks.jsonl").read_text() == "checks.jsonl"
+    # It is all in the second generation: the first one keeps no disk for it.
+    assert list(folder.iterdir()) == []
+    with claimed(folder) as again:
+        assert again is not None
+        assert again.folder == claim.folder
+
+
+def test_who_went_on_from_a_dead_one_keeps_it_from_those_who_cannot_see_that_it_is_dead(folder):
+    """On another machine the first claim has only grown old: the second one tells."""
+    age(claim_of(1, folder, machine="elsewhere"), claims.LEASE_SECONDS + 1)
+    claim_of(1, folder, 2, machine="elsewhere", host="elsewhere")
+    with pytest.raises(ClaimedError, match="on elsewhere"), claimed(folder):
         pass
+    assert not generations.following(folder).exists()
+
+
+PIDS: tuple[object, ...] = (-1, 0, True, 1.5, 10**40, "1", None, [])
+ANYTHING: dict[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"\xff{",
+    "no owner": b"[1]",
+    "a lack": b'{"pid": 1}',
+    "depth": b"[" * 100_000,
+    "much": b" " * 10_000_000,
+    **{
+        f"pid {pid}": json.dumps({**claims._identity(os.getpid()), "pid": pid}).encode()
+        for pid in PIDS
+    },
+    "a host": json.dumps({**claims._identity(os.getpid()), "host": "\x1b[2J"}).encode(),
+}
+
+
+@pytest.mark.parametrize("content", ANYTHING)
+def test_a_claim_of_any_content_holds_for_the_lease(content, folder):
+    path = claim_of(os.getpid(), folder)
+    path.write_bytes(ANYTHING[content])
+    with pytest.raises(ClaimedError, match="by another process, in"), claimed(folder):
+        pass
+    assert holder(folder) == "another process"
     age(path, claims.LEASE_SECONDS + 1)
+    assert holder(folder) is None
     with claimed(folder):
         pass
+
+
+def test_a_claim_that_is_no_file_is_read_by_nobody(folder):
+    path = claim_of(os.getpid(), folder)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ClaimedError, match="by another process, in"), claimed(folder):
+        pass
+
+
+def test_a_claim_of_a_time_to_come_does_not_hold_until_then(folder):
+    path = claim_of(1, folder, machine="elsewhere")
+    age(path, -claims.LEASE_SECONDS / 2)  # clocks differ
+    with pytest.raises(ClaimedError), claimed(folder):
+        pass
+    age(path, -1e9)
+    with claimed(folder):
+        pass
+
+
+def test_what_a_kill_left_beside_a_run_goes_with_the_next_claim(folder):
+    claim_of(2**22 + 1, folder, started="1")
+    litter = [folder.with_name(name) for name in (".now-killed.tmp", f".{folder.name}.copies-x")]
+    litter[0].touch()
+    litter[1].mkdir()
+    for path in litter:
+        age(path, claims.LEASE_SECONDS + 1)
+    living = folder.with_name(".now-living.tmp")
+    living.touch()
+    with claimed(folder):
+        assert [path.exists() for path in (*litter, living)] == [False, False, True]
 
 
 def test_of_many_that_find_a_stale_claim_one_takes_it_over(folder):
@@ -169,15 +252,15 @@ def test_who_finds_a_claim_given_back_meanwhile_begins_anew(
 
 def test_a_handle_that_went_stale_is_a_claim_that_was_given_back(folder, other, monkeypatch):
     path = claim_of(other.pid, folder)
-    read = Path.read_text
+    read = claims._owner
 
-    def stale(self: Path, *arguments: object) -> str:
-        if self == path and path.exists():
+    def stale(claim: Path) -> dict | None:
+        if claim == path and path.exists():
             path.unlink()
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return read(self)
+        return read(claim)
 
-    monkeypatch.setattr(Path, "read_text", stale)
+    monkeypatch.setattr("dgbench.claims._owner", stale)
     with claimed(folder) as claim:
         assert claim is not None
         assert claim.path == path
@@ -195,17 +278,29 @@ def test_a_heartbeat_keeps_a_claim_alive(folder, monkeypatch):
 
 
 def test_who_slept_longer_than_the_lease_and_lost_the_run_stops(folder):
-    with claimed(folder) as claim:
+    with contextlib.suppress(Interrupted), claimed(folder) as claim:  # as it ends it says so again
         assert claim is not None
         claim.require()
         claim._renewed -= claims.LEASE_SECONDS + 1
         claim.require()  # nobody has taken it over: it goes on
-        successor = claim_of(1, folder, generation=2)
-        claim.require()  # and what it holds cannot be taken from it
+        generations.following(folder).mkdir()
+        claim.require()  # the clock says that nobody can have: it looks at nothing
         claim._renewed -= claims.LEASE_SECONDS + 1
         with pytest.raises(Interrupted, match="taken over by another process"):
             claim.require()
-    assert successor.exists()
+
+
+def test_who_lost_a_run_is_told_as_it_ends_at_the_latest(folder):
+    with pytest.raises(Interrupted, match="taken over by another process"), claimed(folder):
+        generations.following(folder).mkdir()
+
+
+def test_who_finds_no_claim_any_more_has_lost_it(folder):
+    with (
+        pytest.raises(Interrupted, match=r"its claim \S+ was removed"),
+        claimed(folder),
+    ):
+        next(claims._chain(folder)).unlink()
 
 
 def test_a_place_that_cannot_be_written_is_one_error():

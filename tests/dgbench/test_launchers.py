@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dgbench.claims import claimed
 from dgbench.sweep.plan import PlannedRun, plan
-from dgbench.sweep.state import state_of
+from dgbench.sweep.state import state_of, write_failure
 from dgbench.sweep.view import Progress
 from dgbench.sweep.worker import Outcome, train
+from leaderboard import records
 from tests.dgbench.test_executors import same_records, started, training, until
 from tests.dgbench.test_sweep import Here, sweep
 from tests.dgbench.tiny import TINY, command
@@ -133,6 +136,11 @@ def test_what_failed_is_listed_with_the_command_that_goes_on_with_it(tmp_path, m
     assert listed[where + 1].startswith("  python -m dgbench fit ")
     (run,) = plan(sweep(), str(tmp_path)).runs
     assert state_of(run.folder) == "failed"
+    assert not list(run.folder.parent.glob(".*"))
+    with claimed(run.folder):  # another process trains it by now, and has written what it does
+        records.write_json_atomic(run.folder / "status.json", {"status": "running", "step": 1})
+        write_failure(run.folder, "RuntimeError: no luck")
+        assert json.loads((run.folder / "status.json").read_text())["status"] == "running"
     code, _, errors = command(*shlex.split(listed[where + 1])[3:])
     assert code == 0, errors
     assert state_of(run.folder) == "finished"

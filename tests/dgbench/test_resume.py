@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -190,6 +193,104 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(package, whole, tmp_path, m
     code, _, errors = command("fit", "--resume", "last", "--out", tmp_path)
     assert code == 0, errors
     assert_identical(whole, records.find_runs([tmp_path])[0])
+
+
+def tear(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change(path: Path) -> None:
+    """Changes a weight, as a bad disk would."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        weights = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[weights.header_offset + 1000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        ({"last.ckpt": tear}, "last.ckpt is damaged: .* The run goes on from selected.ckpt"),
+        ({"last.ckpt": change}, "last.ckpt is damaged: .* The run goes on from selected.ckpt"),
+        ({"selected.ckpt": change}, "selected.ckpt is damaged: .* The run begins anew"),
+        ({"last.ckpt": tear, "selected.ckpt": tear}, "last.ckpt is damaged.* The run begins anew"),
+    ],
+    ids=lambda value: " and ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_damaged_checkpoint_is_not_gone_on_from(damaged, says, package, whole, tmp_path):
+    folder = tmp_path.joinpath(*whole.parts[-3:])
+    shutil.copytree(whole, folder)
+    (folder / "done.json").unlink()
+    kept = (folder / "run.json").read_bytes()
+    for name, damage in damaged.items():
+        damage(folder / name)
+    code, shown, errors = command("fit", "--resume", folder)
+    assert code == 0, errors
+    assert re.search(says, " ".join(shown.split()))
+    assert_identical(whole, folder)
+    assert ((folder / "run.json").read_bytes() == kept) == ("goes on" in says)
+
+
+def test_a_damaged_checkpoint_of_a_finished_run_does_not_grow(package, whole, tmp_path):
+    folder = tmp_path.joinpath(*whole.parts[-3:])
+    shutil.copytree(whole, folder)
+    change(folder / "last.ckpt")
+    code, _, errors = command("fit", "--resume", folder, "--steps", "30")
+    assert code == 2
+    assert "last.ckpt is damaged: its record has another sha256" in errors
+    assert records.find_runs([tmp_path]) == [folder]
+
+
+def test_a_longer_run_is_begun_whole_or_not_at_all(package, whole, tmp_path, monkeypatch):
+    folder = tmp_path.joinpath(*whole.parts[-3:])
+    shutil.copytree(whole, folder)
+    copy, copies = records.copy, []
+
+    def killed(source: Path, path: Path) -> None:
+        copies.append(path.name)
+        if len(copies) == 2:
+            path.with_name(f".{path.name}.tmp").write_bytes(b"half of it")
+            raise KeyboardInterrupt
+        copy(source, path)
+
+    monkeypatch.setattr(records, "copy", killed)
+    grow = ("fit", "--resume", folder, "--steps", "30")
+    assert command(*grow)[0] == 130
+    assert copies == ["selected.ckpt", "last.ckpt"]
+    monkeypatch.setattr(records, "copy", copy)
+    code, _, errors = command(*grow)
+    assert code == 0, errors
+    (grown,) = (found for found in records.find_runs([tmp_path]) if found != folder)
+    assert [check["step"] for check in records.read_run(grown).checks] == [6, 12, 18, 24, 30]
+    assert not list(grown.glob(".*"))
+    kept, first = (records.read_run(each).checks[2] for each in (grown, folder))
+    assert kept == first  # to the seconds: it went on from there
+
+
+def test_a_check_that_two_processes_wrote_is_repaired(package, whole, tmp_path):
+    folder = tmp_path.joinpath(*whole.parts[-3:])
+    shutil.copytree(whole, folder)
+    (folder / "done.json").unlink()
+    lines = (folder / "checks.jsonl").read_text().splitlines(keepends=True)
+    (folder / "checks.jsonl").write_text("".join([*lines, lines[-1]]))
+    code, _, errors = command("fit", "--resume", folder)
+    assert code == 0, errors
+    assert_identical(whole, folder)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_a_kill_left_half_written_goes(resume, package, whole, tmp_path):
+    folder = tmp_path.joinpath(*whole.parts[-3:])
+    shutil.copytree(whole, folder)
+    (folder / "done.json").unlink()
+    litter = (".last.ckpt.tmp", ".checks.jsonl.0123.tmp", ".predictions.npz.tmp", ".now-x.tmp")
+    for name in litter:
+        (folder / name).write_bytes(b"half")
+    again = ("fit", "--resume", folder) if resume else (*RUN, "--force", "--out", tmp_path)
+    code, _, errors = command(*again)
+    assert code == 0, errors
+    assert not list(folder.glob(".*"))
 
 
 def test_the_steps_of_a_resumed_run_may_grow(package, whole, tmp_path):

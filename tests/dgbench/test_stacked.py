@@ -472,6 +472,38 @@ def test_a_signal_stops_them_all_with_checkpoints(tmp_path, monkeypatch, whole):
         assert all(torch.equal(contents[0][name], contents[1][name]) for name in contents[1])
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "selected.ckpt"])
+def test_a_damaged_checkpoint_is_not_gone_on_from(name, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        end_at(patch, IRM, "objective", 6)
+        with pytest.raises(EndError):
+            run_stacked(three(tmp_path))
+    for folder in records.find_runs([tmp_path])[:2]:
+        os.truncate(folder / name, 1000)
+    for expected, found in zip(whole, run_stacked(three(tmp_path)), strict=True):
+        # Trained apart from those that lost nothing, in other sums.
+        assert close(without_time(list(found.checks)), without_time(list(expected.checks)))
+        assert close(*(checkpoint(each.folder)["state_dict"] for each in (found, expected)))
+
+
+def test_of_a_silent_process_s_stack_each_run_goes_on_elsewhere(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        end_at(patch, IRM, "objective", 6)
+        with pytest.raises(EndError):
+            run_stacked(three(tmp_path))
+    folders = records.find_runs([tmp_path])
+    for folder in folders:
+        claim = folder.with_name(f".{folder.name}.claim-1")
+        claim.touch()
+        os.utime(claim, (0, 0))
+    for expected, found in zip(whole, run_stacked(three(tmp_path)), strict=True):
+        assert found.folder.name.endswith("-generation-2")
+        assert without_time(list(found.checks)) == without_time(list(expected.checks))
+        contents = [checkpoint(each.folder)["state_dict"] for each in (found, expected)]
+        assert all(torch.equal(contents[0][name], contents[1][name]) for name in contents[1])
+    assert len(records.find_runs([tmp_path])) == 3
+
+
 def test_a_run_that_diverges_is_closed_and_the_others_go_on(whole, tmp_path):
     runs = three(tmp_path)
     runs[1] = settings(tmp_path, 1, algo={"learning_rate": 1e300})

@@ -273,6 +273,51 @@ def test_read_checks_refuses_steps_that_do_not_ascend(tmp_path: Path) -> None:
         records.read_checks(path)
 
 
+def test_checks_that_two_processes_wrote_are_repaired_for_a_run_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "checks.jsonl"
+    lines = [make_check(step, {"a/main": number / 10}) for number, step in enumerate((5, 10, 10))]
+    for line in lines:
+        records.append_check(path, line)
+    assert records.read_checks(path, repaired=True) == lines[:2]
+    records.truncate_checks(path, 10)
+    assert records.read_checks(path) == lines[:2]
+
+
+def test_a_copy_takes_its_place_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = tmp_path / "source", tmp_path / "copy"
+    source.write_text("new")
+    path.write_text("old")
+
+    def half(source: Path, copy: Path) -> None:
+        copy.write_text("n")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("shutil.copyfile", half)
+        with pytest.raises(OSError, match="No space"):
+            records.copy(source, path)
+    assert path.read_text() == "old"
+    records.remove_temporaries(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [path, source]
+    records.copy(source, path)
+    assert path.read_text() == "new"
+
+
+def test_a_folder_is_emptied_of_what_could_go_on_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+    for name in ("checks.jsonl", "run.json", "done.json", "selected.ckpt", "last.ckpt"):
+        (tmp_path / name).touch()
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: gone.append(self.name))
+    records.empty(tmp_path)
+    assert gone == ["done.json", "last.ckpt", "selected.ckpt"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_write_done_hashes_the_record_and_its_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(b"abc")
     (tmp_path / "checks.jsonl").write_bytes(b"")
