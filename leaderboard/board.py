@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from leaderboard.comparing import Difference
 from leaderboard.departures import are_comparable
 from leaderboard.frame import LeftOut, Record, Trial
 from leaderboard.records import SelectionRule
-from leaderboard.statistics import Difference, Friedman, Summary
+from leaderboard.statistics import Friedman, Summary
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Cell:
         measure: The other metrics; all None if the cell is incomplete.
         to_erm: Difference to ERM in the same column; None for ERM itself, or where there is no
             single ERM row or no common trial.
-        bold: Whether it is the best of its column or tied with it; None without a verdict.
+        bold: Whether it is the best of its column or not shown to be worse; None without a verdict.
         published: What publications print for it.
         numbers: The trials behind it, ascending. Empty for `average` and `worst`, which are made of
             the row's cells.

@@ -25,6 +25,7 @@ from leaderboard.board import (
 )
 from leaderboard.choices import DIVERGED, Lack, Pairs, Search, choices, search_of
 from leaderboard.commands import fit_command
+from leaderboard.comparing import compare
 from leaderboard.departures import NONE, are_comparable, beyond, in_common
 from leaderboard.dotted import dotted
 from leaderboard.errors import RecordError
@@ -38,10 +39,8 @@ from leaderboard.shared_settings import short_hashes
 from leaderboard.statistics import (
     Summary,
     average_ranks,
-    difference,
     mean_of,
     summarize,
-    ties_with_best,
 )
 
 BASELINE = "erm"
@@ -597,22 +596,37 @@ def _inside_trials(draft: _Draft, function: Callable[[Sequence[float]], float]) 
 def _aggregate(draft: _Draft, values: Values | None) -> Cell:
     whole = [t for t in draft.trials if all(t in column for column in draft.values)]
     accuracy = None if values is None else summarize(list(values.values()))
-    return Cell(accuracy, len(whole), len(draft.trials), _NO_MEASURE, None, None, (), (), ())
+    return Cell(
+        accuracy=accuracy,
+        n=len(whole),
+        expected=len(draft.trials),
+        measure=_NO_MEASURE,
+        to_erm=None,
+        bold=None,
+        published=(),
+        numbers=(),
+        missing=(),
+    )
 
 
 def _compare_column(
     entries: Sequence[tuple[Cell, Values]], erm: int | None, *, paired: bool, bold: bool
 ) -> list[Cell]:
-    """Fill in the difference to ERM and the ties of one column; incomplete cells take no part."""
+    """Fill in what trials say of the cells of one column; incomplete ones take no part."""
     complete = {i: v for i, (cell, v) in enumerate(entries) if cell.accuracy is not None}
-    ties = ties_with_best(complete, paired=paired) if bold else None
-    cells = []
-    for i, (cell, values) in enumerate(entries):
-        to_erm = None
-        if i in complete and erm in complete and i != erm:
-            to_erm = difference(values, complete[erm], paired=paired)
-        cells.append(replace(cell, to_erm=to_erm, bold=None if ties is None else ties.get(i)))
-    return cells
+    comparison = compare(complete, paired=paired)
+    verdict = comparison.not_shown_worse() if bold else None
+    to_erm = {} if erm not in complete else comparison.differences_to(erm)
+    return [
+        replace(
+            cell,
+            to_erm=to_erm.get(i),
+            bold=None if verdict is None else verdict.get(i),
+        )
+        if i in complete
+        else cell
+        for i, (cell, values) in enumerate(entries)
+    ]
 
 
 def _ranks(summaries: Sequence[Summary | None]) -> list[float | None]:
@@ -627,8 +641,8 @@ def _notes(rule: SelectionRule, rows: Sequence[Row], *, paired: bool) -> tuple[s
         notes.append("The oracle saw held-out labels: its numbers are neither ranked nor bold.")
     if not paired:
         notes.append(
-            "DomainBed draws other data for every algorithm, so trials are not paired: differences "
-            "are Welch's."
+            "DomainBed draws other data for every algorithm, so trials are not paired: the spread "
+            "of both rows is in a difference."
         )
     comparable = [row for row in rows if row.is_comparable]
     several = sum(row.algorithm.lower() == BASELINE for row in comparable) > 1

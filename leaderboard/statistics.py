@@ -1,4 +1,4 @@
-"""Means, intervals, differences, ties and ranks.
+"""Means, intervals and ranks.
 
 The unit is a trial. Sums are exact (`math.fsum`), so no order of trials can change a result.
 """
@@ -6,25 +6,22 @@ The unit is a trial. Sums are exact (`math.fsum`), so no order of trials can cha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeVar
 
 from leaderboard.errors import RecordError
 
 LEVEL = 0.05
-"""Probability of an error that intervals, ties and tests allow."""
+"""Probability of an error that intervals, verdicts and tests allow."""
 
 MINIMUM_TRIALS = 3
-"""Trials below which nothing is called different or tied."""
+"""Trials below which nothing is called worse."""
 
 MINIMUM_DATA_SETS = 5
 """Data sets below which ranks are not tested: environments of one are no independent blocks."""
 
 Interval = tuple[float, float]
-Key = TypeVar("Key")
-Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -44,28 +41,6 @@ class Summary:
     standard_error: float | None
     n: int
     interval: Interval | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean difference between two algorithms, ours minus theirs.
-
-    Attributes:
-        mean: The difference.
-        standard_error: Of the difference; None with fewer than two trials.
-        n: Trials it is made of: pairs if paired, the smaller of the two numbers otherwise.
-        interval: Ends of its 95 % interval; None with fewer than two trials.
-        p_value: Of the two-sided t-test that there is no difference; None below three trials.
-        paired: Whether trials were paired (t-test of differences), or both sides have trials of
-            their own (Welch's t-test).
-    """
-
-    mean: float
-    standard_error: float | None
-    n: int
-    interval: Interval | None
-    p_value: float | None
-    paired: bool
 
 
 @dataclass(frozen=True)
@@ -120,7 +95,7 @@ def summarize(values: Sequence[float]) -> Summary:
     mean = mean_of(values)
     if n == 1:
         return Summary(mean, None, 1, None)
-    error = math.sqrt(_variance(values) / n)
+    error = math.sqrt(sum_of_squares(values) / (n - 1) / n)
     return Summary(mean, error, n, t_interval(mean, error, n - 1))
 
 
@@ -132,108 +107,10 @@ def t_interval(mean: float, standard_error: float, degrees_of_freedom: float) ->
     return mean - half, mean + half
 
 
-def difference(
-    ours: Mapping[Key, float], theirs: Mapping[Key, float], *, paired: bool
-) -> Difference | None:
-    """Compare two algorithms by their trials.
-
-    Paired trials saw the same data, so that what the data contributed cancels; trials that only one
-    of the two has are left out then.
-
-    Args:
-        ours: One number a trial.
-        theirs: One number a trial.
-        paired: Whether equal keys are the same trial.
-
-    Returns:
-        The difference, or None where no trial can be compared.
-    """
-    if paired:
-        pairs = [ours[key] - theirs[key] for key in ours if key in theirs]
-        return _one_sample(pairs) if pairs else None
-    if not ours or not theirs:
-        return None
-    return _welch(list(ours.values()), list(theirs.values()))
-
-
-def _one_sample(values: Sequence[float]) -> Difference:
-    n, mean = len(values), mean_of(values)
-    if n == 1:
-        return Difference(mean, None, 1, None, None, paired=True)
-    error = math.sqrt(_variance(values) / n)
-    return _tested(mean, error, n - 1, n, paired=True)
-
-
-def _welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Welch's test, with the degrees of freedom of Welch and Satterthwaite."""
-    n, mean = min(len(ours), len(theirs)), mean_of(ours) - mean_of(theirs)
-    if n == 1:
-        return Difference(mean, None, 1, None, None, paired=False)
-    squares = [_variance(values) / len(values) for values in (ours, theirs)]
-    error = math.sqrt(sum(squares))
-    parts = [s**2 / (len(v) - 1) for s, v in zip(squares, (ours, theirs), strict=True)]
-    freedom = sum(squares) ** 2 / sum(parts) if any(parts) else float(len(ours) + len(theirs) - 2)
-    return _tested(mean, error, freedom, n, paired=False)
-
-
-def _tested(mean: float, error: float, freedom: float, n: int, *, paired: bool) -> Difference:
-    from scipy.special import stdtr
-
-    p_value: float | None = None
-    if n >= MINIMUM_TRIALS:
-        if error == 0:
-            p_value = 1.0 if mean == 0 else 0.0
-        else:
-            p_value = float(2 * stdtr(freedom, -abs(mean) / error))
-    return Difference(mean, error, n, t_interval(mean, error, freedom), p_value, paired)
-
-
-def _variance(values: Sequence[float]) -> float:
+def sum_of_squares(values: Sequence[float]) -> float:
+    """Sum of squared deviations from the mean, the same for any order of the values."""
     mean = mean_of(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number (Holm, 1979, Scand. J. Statist. 6): step down.
-
-    Rejecting what is adjusted to at most 5 % errs in any of them with at most that probability.
-    """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for position, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def ties_with_best(
-    trials: Mapping[Name, Mapping[Key, float]], *, paired: bool
-) -> dict[Name, bool] | None:
-    """Tell which algorithms the best one cannot be distinguished from.
-
-    The best is the one of the highest mean. Each other is compared with it by a t-test, and the
-    p-values are adjusted by Holm's method.
-
-    Args:
-        trials: For each algorithm one number a trial.
-        paired: Whether equal keys are the same trial.
-
-    Returns:
-        For each algorithm whether it is the best or tied with it; None without a verdict, where one
-        of them has fewer than three trials to compare, or there is only one.
-    """
-    if len(trials) < 2:
-        return None
-    # Of equal means the first: both are tied then, whichever is called the best.
-    best = max(trials, key=lambda name: mean_of(list(trials[name].values())))
-    others = [name for name in trials if name != best]
-    compared = [difference(trials[name], trials[best], paired=paired) for name in others]
-    p_values = [None if each is None else each.p_value for each in compared]
-    known = [p for p in p_values if p is not None]
-    if len(known) < len(others):
-        return None
-    tied = {name: p > LEVEL for name, p in zip(others, holm(known), strict=True)}
-    return {name: name == best or tied[name] for name in trials}
+    return math.fsum((value - mean) ** 2 for value in values)
 
 
 def average_ranks(scores: Sequence[Sequence[float]]) -> list[float]:

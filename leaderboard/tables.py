@@ -22,6 +22,7 @@ from leaderboard.board import (
     Section,
     SectionKey,
 )
+from leaderboard.comparing import Difference
 from leaderboard.departures import in_words
 from leaderboard.marks import marks
 from leaderboard.records import SelectionRule, folder_name
@@ -29,7 +30,6 @@ from leaderboard.statistics import (
     LEVEL,
     MINIMUM_DATA_SETS,
     MINIMUM_TRIALS,
-    Difference,
     Summary,
 )
 
@@ -72,7 +72,7 @@ class Entry(NamedTuple):
         beside: What stands beside it, smaller: its standard error or the interval of a difference.
         hint: What a reader may ask next, as a sentence.
         value: What to sort by; None without a number.
-        bold: Whether it is the best or tied with it.
+        bold: Whether it is the best or not shown to be worse.
         partial: Whether trials are missing.
     """
 
@@ -124,12 +124,18 @@ def _parts_of(key: SectionKey) -> tuple[str, ...]:
 
 def legend(sections: Iterable[Section]) -> list[str]:
     """How to read these tables, a sentence for each thing that is in them."""
+    certain = f"{100 * (1 - LEVEL):.0f} %"
     lines = [
         "Accuracy in % on the main split of environments that no training saw: mean ± standard "
         "error (ddof 1) over trials; average and worst are taken inside each trial first.",
-        f"Bold: the best, and what a t-test over trials cannot tell from it ({100 * LEVEL:.0f} %, "
-        f"Holm); no verdict below {MINIMUM_TRIALS} trials.",
-        "Minus ERM: mean difference over trials [95 % interval].",
+        "Bold: the highest mean of a column, and every row that trials do not show to be worse. If "
+        f"several rows are best, all of them are bold with a probability of {certain} or more (for "
+        "normal trials that vary alike in all rows): Tukey's range test and t-tests of pairs "
+        "share the error, and of two rows the t-test has all of it. No verdict below "
+        f"{MINIMUM_TRIALS} trials.",
+        "Minus ERM: mean difference over trials [interval]. The intervals of a column hold all "
+        f"together with a probability of {certain} or more: the narrower of Dunnett's and of the "
+        "row's own t-interval (Bonferroni), which share the error; of two rows the t-interval.",
     ]
     if any(section.key.search and not section.key.tuned_once for section in sections):
         lines.append(
@@ -246,8 +252,8 @@ def difference_entry(found: Difference | None) -> Entry:
     if found.interval is None:
         return Entry(text, value=found.mean)
     low, high = (number(100 * end, 1, sign="+") for end in found.interval)
-    hint = "" if found.p_value is None else f"p = {found.p_value:.2g}, {found.n} trials"
-    return Entry(text, f"[{low}, {high}]", hint, found.mean)
+    alone = "" if found.p_value is None else f"alone p = {found.p_value:.2g}, {found.n} trials"
+    return Entry(text, f"[{low}, {high}]", alone, found.mean)
 
 
 def summary_entry(summary: Summary | None, digits: int, *, scale: float = 1) -> Entry:
@@ -279,7 +285,8 @@ def _derived(section: Section) -> list[tuple[Heading, Callable[[Row], Entry]]]:
             (Heading("Worst", least, "over"), lambda row: accuracy_entry(row.worst or whole(row))),
         ]
     test = "paired by trial" if section.paired else "trials not paired"
-    minus = Heading("Minus ERM", f"Difference to ERM, {test}, with its 95 % interval", "over")
+    meaning = f"Difference to ERM, {test}; the intervals of all rows hold together with 95 %"
+    minus = Heading("Minus ERM", meaning, "over")
     over.append((minus, lambda row: difference_entry(whole(row).to_erm)))
     if section.ranked:
         rank = Heading("Rank", "Place among complete rows", "over", ascending=True)

@@ -204,7 +204,7 @@ def write_golden_runs(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(GOLDEN, ignore_errors=True)
+    shutil.rmtree(GOLDEN / "records", ignore_errors=True)
     write_golden_runs(GOLDEN / "records")
     tables = texts(load_board([GOLDEN / "records"]))[LEADERBOARD_FILE]
     (GOLDEN / LEADERBOARD_FILE).write_text(tables, encoding="utf-8")

@@ -27,29 +27,34 @@ TRIALS: Mapping[str, Mapping[str, Sequence[int]]] = {
     "vrex": {"+90%": (57, 71, 79), "-90%": (11, 19, 33)},
 }
 
-# Standard errors are sd / sqrt(3) with ddof 1. For two degrees of freedom Student's t has a closed
-# form: p = 1 - t / sqrt(2 + t^2), and 4.303 errors are half of the 95 % interval.
+# Standard errors are sd / sqrt(3) with ddof 1. Of three rows each of the two tests has 2.5 %. One
+# takes the pooled standard error of a difference, sqrt(2 MSE / 3) with the mean square of the error
+# of blocks and 4 degrees of freedom, or the pair's own if that is larger: the values are 6.244 /
+# sqrt(2) = 4.415 (studentized range of 3 rows) and 4.114 (Dunnett, 2 rows to a control); never less
+# than 4.303 own errors, the 95 % of two degrees of freedom. The other takes own errors alone, by
+# Bonferroni: 10.886 (6 comparisons of one row with another) and 8.860 (2 with ERM, both sides).
 #
 # +90%: erm 60, deviations -10 0 10, sd 10, error 5.8; irm 70, -12 0 12, sd 12, error 6.9; vrex 69,
 #   -12 2 10, variance 248 / 2, error 6.4. The best is irm. erm - irm: -8 -10 -12, mean -10, sd 2,
-#   error 1.155, t 8.66, p 0.013, times 2 (Holm) 0.026: told apart. vrex - irm: -1 1 -3, mean -1,
-#   sd 2, t 0.87, p 0.48: tied.
+#   error 1.155, as the pooled one (MSE 2): -10 is beyond 4.415 * 1.155 = 5.1, so it is worse.
+#   vrex - irm: -1 1 -3, mean -1: not.
 # -90%: erm 20, error 5.8; irm 30, 0 -10 10, error 5.8; vrex 21, -10 -2 12, variance 248 / 2, error
-#   6.4. The best is irm. erm - irm: -20 0 -10, sd 10, t 1.73, p 0.23; vrex - irm: -19 -1 -7, mean
-#   -9, variance 168 / 2, t 1.70, p 0.23: both tied.
+#   6.4. The best is irm. erm - irm: -20 0 -10, mean -10, sd 10, error 5.8, of which 4.303 are 25;
+#   vrex - irm: -19 -1 -7, mean -9, variance 168 / 2, error 5.3: neither is shown to be worse.
 # Average inside trials: erm 30 40 50: 40, error 5.8; irm 44 45 61: 50, -6 -5 11, variance 182 / 2,
-#   error 5.5; vrex 34 45 56: 45, sd 11, error 6.4. erm - irm: -14 -5 -11, mean -10, variance
-#   42 / 2, error 2.646, t 3.78, p 0.063, times 2 is 0.127: tied. vrex - irm: -10 0 -5, t 1.73:
-#   tied.
+#   error 5.5; vrex 34 45 56: 45, sd 11, error 6.4. MSE 7.833, pooled error 2.285. erm - irm: -14 -5
+#   -11, mean -10, variance 42 / 2, error 2.646, of which 4.415 are 11.7: not shown to be worse, nor
+#   is vrex.
 # Worst inside trials: that of -90% in every trial.
-# Minus ERM, of the averages: irm 14 5 11: 10 -+ 4.303 * 2.646 = -1.4 to 21.4; vrex 4 5 6: 5 -+
-#   4.303 / sqrt(3) = 2.5 to 7.5.
+# Minus ERM, of the averages: irm 14 5 11: 10, error 2.646. 4.303 of it, 11.385, are more than 4.114
+#   and less than Bonferroni's: -1.4 to 21.4. vrex 4 5 6: 5, error 0.577. 8.860 of it, 5.115, are
+#   less than 4.114 of the pooled one: -0.1 to 10.1.
 TABLE = [
     "| erm | 60.0 ± 5.8 | **20.0** ± 5.8 | **40.0** ± 5.8 | **20.0** ± 5.8 | — | 3 | 3 |",
     "| irm | **70.0** ± 6.9 | **30.0** ± 5.8 | **50.0** ± 5.5 | **30.0** ± 5.8 "
     rf"| +10.0 \[{MINUS}1.4, +21.4\] | 1 | 3 |",
     "| vrex | **69.0** ± 6.4 | **21.0** ± 6.4 | **45.0** ± 6.4 | **21.0** ± 6.4 "
-    r"| +5.0 \[+2.5, +7.5\] | 2 | 3 |",
+    rf"| +5.0 \[{MINUS}0.1, +10.1\] | 2 | 3 |",
 ]
 
 

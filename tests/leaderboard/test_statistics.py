@@ -15,13 +15,10 @@ from leaderboard.statistics import (
     Summary,
     average_ranks,
     critical_difference,
-    difference,
     friedman,
     groups_not_different,
-    holm,
     mean_of_means,
     summarize,
-    ties_with_best,
 )
 
 
@@ -106,80 +103,6 @@ def test_intervals_cover_what_they_say(n: int) -> None:
     # What DomainBed prints after its +- covers half, and not 95 %.
     printed = draws.std(axis=1) / math.sqrt(n)
     assert np.mean(np.abs(draws.mean(axis=1)) <= printed) < 0.65
-
-
-@pytest.mark.parametrize("n", [3, 8])
-def test_paired_differences_are_scipys(n: int) -> None:
-    ours, theirs = random_values(n, 2, n).tolist()
-    found = difference(dict(enumerate(ours)), dict(enumerate(theirs)), paired=True)
-    expected = stats.ttest_rel(ours, theirs)
-    assert found is not None
-    assert found.p_value == pytest.approx(float(expected.pvalue), rel=1e-9)
-    assert found.mean == pytest.approx(np.mean(ours) - np.mean(theirs))
-    interval = expected.confidence_interval(0.95)
-    assert found.interval == pytest.approx((float(interval.low), float(interval.high)), rel=1e-9)
-
-
-def test_only_common_trials_are_paired() -> None:
-    found = difference({0: 3.0, 1: 5.0, 2: 9.0}, {1: 1.0, 2: 1.0, 3: 7.0}, paired=True)
-    assert found is not None
-    assert (found.mean, found.n, found.p_value) == (6.0, 2, None)
-    assert difference({0: 1.0}, {1: 1.0}, paired=True) is None
-
-
-def test_unpaired_differences_are_welchs() -> None:
-    ours, theirs = random_values(1, 4).tolist(), (3 * random_values(2, 7)).tolist()
-    found = difference(dict(enumerate(ours)), dict(enumerate(theirs)), paired=False)
-    expected = stats.ttest_ind(ours, theirs, equal_var=False)
-    assert found is not None
-    assert found.p_value == pytest.approx(float(expected.pvalue), rel=1e-9)
-    interval = expected.confidence_interval(0.95)
-    assert found.interval == pytest.approx((float(interval.low), float(interval.high)), rel=1e-9)
-
-
-def test_pairing_takes_out_what_the_data_contributed() -> None:
-    data, noise = random_values(5, 2000, 4), 0.1 * random_values(6, 2, 2000, 4)
-    rows = [dict(enumerate(row)) for row in (data + noise[0]).tolist()]
-    others = [dict(enumerate(row)) for row in (data + noise[1]).tolist()]
-    found = [difference(a, b, paired=True) for a, b in zip(rows, others, strict=True)]
-    covered = [f.interval[0] <= 0 <= f.interval[1] for f in found if f and f.interval]
-    assert len(covered) == 2000
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
-    assert np.mean([f.standard_error for f in found if f and f.standard_error]) < 0.1
-
-
-def test_equal_differences_are_certain() -> None:
-    same = {0: 1.0, 1: 2.0, 2: 3.0}
-    more = {key: value + 1 for key, value in same.items()}
-    equal, higher = (difference(each, same, paired=True) for each in (same, more))
-    assert equal is not None
-    assert higher is not None
-    assert (equal.p_value, higher.p_value) == (1.0, 0.0)
-
-
-def test_holm_by_hand() -> None:
-    # 4 x .01, 3 x .02, then 2 x .03 and 1 x .04, never below the one before.
-    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.9, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_holm_errs_in_any_of_many_with_at_most_five_percent() -> None:
-    p_values = np.random.Generator(np.random.PCG64(4)).random((4000, 6))
-    assert np.mean([min(holm(row)) <= 0.05 for row in p_values.tolist()]) <= 0.05 + 0.014
-
-
-def test_ties_with_the_best() -> None:
-    noise = [0.001, -0.002, 0.003, 0.0, -0.001]
-    trials = {
-        "best": dict(enumerate([0.8, 0.7, 0.9, 0.8, 0.75])),
-        "tied": dict(enumerate([0.81, 0.69, 0.9, 0.79, 0.75])),
-        "far": {i: v - 0.2 + noise[i] for i, v in enumerate([0.8, 0.7, 0.9, 0.8, 0.75])},
-    }
-    assert ties_with_best(trials, paired=True) == {"best": True, "tied": True, "far": False}
-    two = {name: {k: v for k, v in values.items() if k < 2} for name, values in trials.items()}
-    assert ties_with_best(two, paired=True) is None
-    assert ties_with_best({"best": trials["best"]}, paired=True) is None
 
 
 def test_ranks_of_demsars_table() -> None:
