@@ -76,7 +76,8 @@ def find(name: str, run_id: str | None, runs: str) -> tuple[Record, Path]:
             f"There is no {name}, and no folder {path} to look for a run of that id in. "
             "Name a run folder, or a packed file."
         )
-    found = [record for record in load([path])[0] if record.origin == "dgbench"]
+    loaded, left_out = load([path])
+    found = [record for record in loaded if record.origin == "dgbench"]
     chosen = [record for record in found if run_id in (None, record.run_id)]
     ended = [record for record in chosen if record.done is not None]
     if len({record.run_id for record in ended}) == 1:
@@ -85,7 +86,8 @@ def find(name: str, run_id: str | None, runs: str) -> tuple[Record, Path]:
         ids = ", ".join(sorted(record.run_id for record in ended)[:5])
         raise UsageError(f"{path} holds {len(ended)} records: {ids}, ... Name one with --run-id.")
     which = "finished record" if run_id is None else f"finished record {run_id}"
-    raise UsageError(f"{path} holds no {which}. Name a run folder, or a packed file.")
+    unread = "".join(f" {entry.place} cannot be read: {entry.reason}." for entry in left_out[:1])
+    raise UsageError(f"{path} holds no {which}.{unread} Name a run folder, or a packed file.")
 
 
 def rerun(

@@ -20,6 +20,7 @@ import orjson
 
 from leaderboard.errors import RecordError
 from leaderboard.frame import METRICS, UNKNOWN_COUNT, Checks, Record, positions, record
+from leaderboard.reading import read_bytes, refuse_depth
 from leaderboard.records import EnvironmentRecord, RunJson, canonical_json
 from leaderboard.shared_settings import split_run
 
@@ -55,6 +56,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
 _PLACES = {"data_dir", "output_dir"}
 _NOT_TRAINING = {"args", "hparams", "step"}
 _NUMBERS = {int, float, bool}
+_MOST, _LARGEST, _SHOWN = 2**63, 2**30, 300  # of a number, of a file in bytes, of a message
 _ACCURACY = re.compile(r"env(\d+)_(in|out)_acc")
 
 
@@ -66,16 +68,17 @@ def read_job(folder: Path) -> Record:
     Raises:
         RecordError: its results are no DomainBed results.
     """
-    content = (folder / RESULTS_FILE).read_bytes()
+    content = read_bytes(folder / RESULTS_FILE, _LARGEST)
+    if content is None:
+        raise RecordError(f"{RESULTS_FILE} is not there any more")
     lines = _parse(content.split(b"\n")[:-1])
     if not lines:
         raise RecordError(f"{RESULTS_FILE} has no whole line")
     try:
         run, checks = _run(lines[0]), _checks(lines)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise RecordError(
-            f"{RESULTS_FILE} is no result of DomainBed ({type(error).__name__}: {error})"
-        ) from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:_SHOWN]}"
+        raise RecordError(f"{RESULTS_FILE} is no result of DomainBed ({reason})") from error
     return record(
         *split_run(run),
         checks,
@@ -98,11 +101,12 @@ def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
         except orjson.JSONDecodeError:
             # Python's own reader takes NaN, as its writer leaves it, and says which line is wrong.
             found = [json.loads(line) for line in lines]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{RESULTS_FILE} is not JSON ({error})") from error
     for content in found:
         if not isinstance(content, dict):
             raise RecordError(f"{RESULTS_FILE} holds a {type(content).__name__} for a check")
+    refuse_depth(found[:1])
     return found
 
 
@@ -116,6 +120,8 @@ def _run(line: Mapping[str, Any]) -> RunJson:
     args, hparams = line["args"], line["hparams"]
     names = _layout(args["dataset"], tuple(line)).environments
     test = sorted(args["test_envs"])
+    if test and test[0] < 0:
+        raise ValueError(f"there is no environment {test[0]}")
     settings = {
         "algo": {"name": args["algorithm"], **{k: v for k, v in hparams.items() if k != "name"}},
         "data": {"name": args["dataset"], **_task(args)},
@@ -175,7 +181,10 @@ class _Layout(NamedTuple):
 @functools.lru_cache(maxsize=1_000)
 def _layout(dataset: str, keys: tuple[str, ...]) -> _Layout:
     found = {key: match for key in keys if (match := _ACCURACY.fullmatch(key))}
-    names = _environment_names(dataset, 1 + max(int(match[1]) for match in found.values()))
+    count = 1 + max(int(match[1]) for match in found.values())
+    if count > len(keys):
+        raise ValueError(f"environment {count - 1} has no others before it")
+    names = _environment_names(dataset, count)
     splits = {"in": "main", "out": "holdout"}
     return _Layout(
         environments=names,
@@ -186,6 +195,9 @@ def _layout(dataset: str, keys: tuple[str, ...]) -> _Layout:
 
 
 def _checks(lines: Sequence[Mapping[str, Any]]) -> Checks:
+    steps = [line["step"] for line in lines]
+    if not all(isinstance(step, int) and 0 <= step < _MOST for step in steps):
+        raise ValueError("a step is no number")
     lines = sorted(lines, key=lambda line: line["step"])
     layout = _layout(lines[0]["args"]["dataset"], tuple(lines[0]))
     values = {key: [line.get(key) for line in lines] for key in layout.others}

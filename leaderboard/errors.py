@@ -9,3 +9,7 @@ class RecordError(ValueError):
 
 class NewerSchemaError(RecordError):
     """A record of a later version of the format: to leave it out would change the tables."""
+
+
+class DamagedError(RecordError):
+    """A file of many records that is damaged, or something else: tables name it and do without."""

@@ -10,12 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from leaderboard.errors import RecordError
+from leaderboard.reading import in_text
 from leaderboard.records import (
     CheckLine,
     Conclusion,
@@ -32,6 +34,8 @@ from leaderboard.shared_settings import (
     content_of,
     identity,
     join_run,
+    refuse_names,
+    refuse_numbers,
     roles_of,
     shared,
     split_run,
@@ -55,6 +59,16 @@ class LeftOut(NamedTuple):
     place: str
     kind: Literal["corrupt", "partial", "duplicate", "foreign", "diverged", "unavailable"]
     reason: str
+
+
+def place_of(folder: Path, depth: int) -> str:
+    """Where a record is, without folders of the machine.
+
+    Args:
+        folder: Its folder.
+        depth: How many names tell it from others.
+    """
+    return in_text("/".join(folder.parts[-depth:]))
 
 
 class Trial(NamedTuple):
@@ -288,7 +302,7 @@ def from_run(run: Run) -> Record:
     Raises:
         RecordError: its checks contradict each other.
     """
-    place = "/".join(run.folder.parts[-3:])
+    place = place_of(run.folder, 3)
     checks = columns(run.checks)
     found = run.checks[-1].get("conclusion") if run.checks else None
     conclusion = None if found is None else canonical_json(found)
@@ -333,8 +347,14 @@ def record(
     """Read what tables need out of the settings of a run, cut in two by `split_run`.
 
     `own_text` is `own` as canonical JSON, where it is at hand; all else is as of `Record`.
+
+    Raises:
+        RecordError: a name is no text, or a seed no number.
     """
     of_trial = own["settings"]
+    trial = Trial(of_trial["trial_seed"], of_trial["data_seed"])
+    refuse_numbers(trial)
+    refuse_names((own["run_id"], own["benchmark_version"]))
     roles = roles_of(content_of([own["environments"], of_trial["test_env"], of_trial["train_env"]]))
     # A known data set of other size is another data set: its runs have a table of their own.
     counts = [p["message"] for p in own.get("data_problems", ()) if p["kind"] == "count"]
@@ -346,7 +366,7 @@ def record(
         benchmark_version=shared(own["benchmark_version"]),
         **identity(settings_text, roles.fixed, " ".join(counts), search),
         search=search,
-        trial=Trial(of_trial["trial_seed"], of_trial["data_seed"]),
+        trial=trial,
         environments=roles.environments,
         test=roles.test,
         train=roles.train,

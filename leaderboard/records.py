@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar,
 
 from leaderboard import generations
 from leaderboard.errors import NewerSchemaError, RecordError
+from leaderboard.reading import open_regular, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
@@ -55,7 +56,9 @@ SELECTED_CHECKPOINT = "selected.ckpt"
 PREDICTIONS_FILE = "predictions.npz"
 
 _SHOWN = 300  # characters of what a message repeats
-_ATTEMPTS = 5  # to read a file that others replace, each with a new one
+_LARGEST = 2**26  # bytes that are read of a file of a record
+_LARGEST_CHECKS = 2**30
+_LARGEST_FILES = {RUN_FILE: _LARGEST, CHECKS_FILE: _LARGEST_CHECKS}
 
 RUN_SCHEMA = "dgbench.run/1"
 DONE_SCHEMA = "dgbench.done/1"
@@ -575,9 +578,10 @@ def _refuse_other_roles(run: RunJson) -> None:
 def _refuse_other_schema(obj: object, ours: str) -> None:
     given = obj.get("schema") if isinstance(obj, Mapping) else None
     kind, version = ours.split("/")
-    match = re.fullmatch(rf"{re.escape(kind)}/(\d+)", given) if isinstance(given, str) else None
+    match = re.fullmatch(rf"{re.escape(kind)}/(\d{{1,9}})", str(given), re.ASCII)
     if match is None:
-        raise RecordError(f"schema {given!r} is not a {kind!r} record: expected {ours!r}")
+        shown = _shortened(repr(given))
+        raise RecordError(f"schema {shown} is not a {kind!r} record: expected {ours!r}")
     if int(match[1]) > int(version):
         raise NewerSchemaError(
             f"schema {given!r} is newer than {ours!r}, the newest that this version reads: "
@@ -666,14 +670,14 @@ def read_checks(path: str | os.PathLike[str], *, repaired: bool = False) -> list
         RecordError: a line is no valid check, or the steps do not ascend.
     """
     path = Path(path)
-    content = _bytes_of(path)
+    content = read_bytes(path, _LARGEST_CHECKS)
     if content is None:
         return []
     whole_lines = content.split(b"\n")[:-1]
     checks: list[CheckLine] = []
     for number, data in enumerate(whole_lines, start=1):
         try:
-            check = validate_check(_parse(data))
+            check = validate_check(parse_json(data))
         except RecordError as error:
             raise RecordError(f"{path}, line {number}: {error}") from error
         if checks and check["step"] <= checks[-1]["step"]:
@@ -709,14 +713,41 @@ def read_run(
     folder = generations.current(Path(folder))
     if not (folder / RUN_FILE).exists():
         raise RecordError(f"{folder}: no {RUN_FILE}, so this is no run folder: name one that is")
-    done = _read(folder / DONE_FILE, validate_done)
+    done = read_done(folder)
     if done is not None:
         names = done["sha256"] if verify_checkpoints else (RUN_FILE, CHECKS_FILE)
         _verify(folder, {name: done["sha256"][name] for name in names})
-    run = _read(folder / RUN_FILE, validate_run)
+    run = read_run_json(folder)
     assert run is not None
     checks = tuple(read_checks(folder / CHECKS_FILE, repaired=repaired))
-    return Run(folder, run, checks, done, _read(folder / STATUS_FILE, validate_status))
+    return Run(folder, run, checks, done, read_status(folder))
+
+
+def read_run_json(folder: str | os.PathLike[str]) -> RunJson | None:
+    """Read `run.json` of a folder, None if it is not there.
+
+    Raises:
+        RecordError: it is none.
+    """
+    return _read(Path(folder) / RUN_FILE, validate_run)
+
+
+def read_done(folder: str | os.PathLike[str]) -> DoneJson | None:
+    """Read `done.json` of a folder, None if it is not there: the run has not ended.
+
+    Raises:
+        RecordError: it is none.
+    """
+    return _read(Path(folder) / DONE_FILE, validate_done)
+
+
+def read_status(folder: str | os.PathLike[str]) -> StatusJson | None:
+    """Read `status.json` of a folder, None if it is not there.
+
+    Raises:
+        RecordError: it is none.
+    """
+    return _read(Path(folder) / STATUS_FILE, validate_status)
 
 
 def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -739,13 +770,13 @@ def recorded_sha256(path: Path) -> str | None:
     Raises:
         RecordError: the folder's `done.json` cannot be read.
     """
-    done = _read(path.parent / DONE_FILE, validate_done)
+    done = read_done(path.parent)
     return None if done is None else done["sha256"].get(path.name)
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Hash the bytes of a file; 64 hex digits."""
-    with open(path, "rb") as file:
+def file_sha256(path: str | os.PathLike[str], most: int | None = None) -> str:
+    """Hash the bytes of a file, which may have that many; 64 hex digits."""
+    with open_regular(path, most) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -761,7 +792,7 @@ def _run_folders(root: Path) -> list[Path]:
 def _verify(folder: Path, expected: Mapping[str, str]) -> None:
     for name, sha256 in expected.items():
         path = folder / name
-        found = file_sha256(path) if path.exists() else "missing"
+        found = file_sha256(path, _LARGEST_FILES.get(name)) if path.exists() else "missing"
         if found != sha256:
             raise RecordError(
                 f"{path}: sha256 is {found}, but {DONE_FILE} says {sha256}: the file changed after "
@@ -770,34 +801,10 @@ def _verify(folder: Path, expected: Mapping[str, str]) -> None:
 
 
 def _read(path: Path, validate: Callable[[object], _Content]) -> _Content | None:
-    content = _bytes_of(path)
+    content = read_bytes(path, _LARGEST)
     if content is None:
         return None
     try:
-        return validate(_parse(content))
+        return validate(parse_json(content))
     except RecordError as error:
         raise type(error)(f"{path}: {error}") from error
-
-
-def _bytes_of(path: Path) -> bytes | None:
-    """What a file holds, None if it is not there; one that goes stale under NFS is opened anew."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno != errno.ESTALE or attempt == _ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _parse(data: bytes) -> object:
-    try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"not JSON ({error}): restore it, or run these settings again") from error
-
-
-def _refuse_constant(token: str) -> object:
-    raise RecordError(f"holds {token}, which JSON does not have: such numbers are stored as null")

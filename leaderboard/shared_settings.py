@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import marshal
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import orjson
 
 from leaderboard.departures import departures, keeping
+from leaderboard.errors import RecordError
+from leaderboard.reading import in_text
 from leaderboard.records import RunJson, canonical_json
 
 # Settings of the data that say how batches are drawn, not what the data set is.
 BATCH_OPTIONS = {"batch_size", "sampling"}
+_MOST = 2**63
 # Settings that runs of one row may differ in.
 _OF_A_TRIAL = ("trial_seed", "data_seed", "test_env", "train_env")
 _HASH = re.compile(r'"?sha256:([0-9a-f]{8})[0-9a-f]{8}\b"?')
@@ -84,6 +87,8 @@ def roles_of(content: bytes) -> Roles:
             `train_env`.
     """
     environments, test_env, train_env = marshal.loads(content)
+    refuse_names([*(e["name"] for e in environments), *test_env, *train_env])
+    refuse_numbers([e["index"] for e in environments])
     by_index = sorted(environments, key=itemgetter("index"))
     test = [e["name"] for e in by_index if e["role"] == "test"]
     others = [e["name"] for e in by_index if e["role"] != "test"]
@@ -127,8 +132,32 @@ def identity(settings_text: str, fixed: bytes, counts: str, search: str) -> dict
         "searched": canonical(content_of(keeping(settings, departs, _without_draws(settings)))),
         "departures": departs,
     }
+    refuse_names(texts.values())
     draw = settings["hparams_seed"]
+    refuse_numbers([draw])
     return {name: shared(text) for name, text in texts.items()} | {"draw": draw}
+
+
+def refuse_names(names: Iterable[Any]) -> None:
+    """Refuse names that are no text: what is not of dgbench has no schema.
+
+    Raises:
+        RecordError: one is not.
+    """
+    for name in names:
+        if not isinstance(name, str) or in_text(name) != name:
+            raise RecordError(f"{name!r} is no name")
+
+
+def refuse_numbers(numbers: Iterable[Any]) -> None:
+    """Refuse seeds, draws and indices that are no whole numbers from 0 to 2^63 - 1.
+
+    Raises:
+        RecordError: one is not.
+    """
+    for number in numbers:
+        if not isinstance(number, int) or not 0 <= number < _MOST:
+            raise RecordError(f"{number!r} is no seed, no draw and no index")
 
 
 @functools.lru_cache(maxsize=1_000)

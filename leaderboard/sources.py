@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from leaderboard import domainbed, generations
-from leaderboard.errors import NewerSchemaError, RecordError
-from leaderboard.frame import LeftOut, Record, from_run
-from leaderboard.pack import SUFFIXES, read_pack
+from leaderboard.errors import DamagedError, NewerSchemaError, RecordError
+from leaderboard.frame import LeftOut, Record, from_run, place_of
+from leaderboard.pack import SUFFIXES
+from leaderboard.reading import in_text
 from leaderboard.records import CHECKS_FILE, DONE_FILE, RUN_FILE, read_run
+from leaderboard.unpack import read_pack
 
 PACKED = tuple(f"records{suffix}" for suffix in SUFFIXES)
 """Names by which a packed file is found in a folder; named itself, it may have any."""
@@ -29,8 +31,8 @@ def load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
         The records, and what could not be read as one.
 
     Raises:
-        RecordError: a path is not there, holds no record, a packed file is broken, or a record was
-            written by a newer version.
+        RecordError: a path is not there, holds no record, or a record was written by a newer
+            version; a packed file is broken, and there is nothing else.
     """
     with without_collector():
         return _load(paths)
@@ -52,15 +54,18 @@ def _load(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
     records: list[Record] = []
     left_out: list[LeftOut] = []
     found: dict[str, frozenset[str]] = {}
+    damaged: list[DamagedError] = []
     for path in map(Path, paths):
         if not path.exists():
             raise RecordError(f"{path} is not there: name packed files, or folders of runs")
-        if path.is_file():
-            records += read_pack(path)
-        else:
+        if path.is_dir():
             found |= {os.path.abspath(folder): names for folder, names in _walk(path)}
+        else:
+            damaged += _read_pack(path, records, left_out)
     for folder in sorted(found):
         _read_folder(Path(folder), found[folder], records, left_out)
+    if damaged and not records:
+        raise damaged[0]
     if not records and not left_out:
         raise RecordError(
             f"no runs in {', '.join(map(str, paths))}: name run folders (they hold a run.json), "
@@ -88,7 +93,7 @@ def _read_folder(
 ) -> None:
     packs = [name for name in PACKED if name in names]
     for name in packs:
-        records.extend(read_pack(folder / name))
+        _read_pack(folder / name, records, left_out)
     reader: Callable[[Path], Record]
     depth = 3
     if RUN_FILE in names:
@@ -99,7 +104,7 @@ def _read_folder(
         return
     else:
         reason = f"neither {RUN_FILE} nor {domainbed.RESULTS_FILE}: it had hardly begun"
-        left_out.append(LeftOut("/".join(folder.parts[-2:]), "partial", reason))
+        left_out.append(LeftOut(place_of(folder, 2), "partial", reason))
         return
     try:
         records.append(reader(folder))
@@ -107,12 +112,26 @@ def _read_folder(
         raise
     except (RecordError, OSError) as error:
         # A published list names the record: no paths of a machine in it.
-        reason = str(error).replace(f"{folder}{os.sep}", "")
+        reason = in_text(str(error).replace(f"{folder}{os.sep}", ""))
         foreign = "is not a 'dgbench" in reason or "no result of DomainBed" in reason
         kind: LeftOut = LeftOut(
-            "/".join(folder.parts[-depth:]), "foreign" if foreign else "corrupt", reason
+            place_of(folder, depth), "foreign" if foreign else "corrupt", reason
         )
         left_out.append(kind)
+
+
+def _read_pack(path: Path, records: list[Record], left_out: list[LeftOut]) -> list[DamagedError]:
+    """Read a packed file; returns the error that ended it, if one did."""
+    try:
+        for found in read_pack(path):
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+            else:
+                records.append(found)
+    except DamagedError as error:
+        left_out.append(LeftOut(in_text(path.name), "corrupt", in_text(str(error))))
+        return [error]
+    return []
 
 
 def _read_run(folder: Path) -> Record:

@@ -22,7 +22,7 @@ from leaderboard.derived import contradictions, unlike_predictions
 from leaderboard.details import unpack
 from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
-from leaderboard.frame import LeftOut, Record, content_sha256
+from leaderboard.frame import LeftOut, Record, content_sha256, place_of
 from leaderboard.marks import marks
 from leaderboard.page import page
 from leaderboard.records import (
@@ -134,7 +134,7 @@ class _Submission:
         self.board: Board | None = None
         self.reason = ""
         runs = find_runs([folder])
-        self.paths = {"/".join(path.absolute().parts[-3:]): path for path in runs}
+        self.paths = {place_of(path.absolute(), 3): path for path in runs}
         try:
             self.records, self.left_out = load([folder])
             self.board = make_board(self.records, self.left_out)

@@ -14,7 +14,7 @@ from leaderboard.board import Board, Section
 from leaderboard.build import load_board
 from leaderboard.filling import make_board
 from leaderboard.markdown import markdown
-from leaderboard.pack import pack, read_pack
+from leaderboard.pack import pack
 from leaderboard.page import page
 from leaderboard.records import Conclusion, SearchRecord, SelectionRule
 from leaderboard.sources import load
@@ -286,7 +286,7 @@ def test_prior_knowledge_is_marked_with_what_was_found(tmp_path: Path) -> None:
         write_run(tmp_path, make_settings(algorithm="icp", trial=trial), [check])
         write_colored(tmp_path, trial=trial)
     records, _ = load([tmp_path])
-    for board in (make_board(records), make_board(read_pack(pack(records, tmp_path / "a.jsonl")))):
+    for board in (make_board(records), make_board(load([pack(records, tmp_path / "a.jsonl")])[0])):
         erm, icp = section(board, "last").rows
         assert (erm.prior_knowledge, erm.conclusions) == ((), ())
         assert icp.prior_knowledge == ("colour", "shape")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 from pathlib import Path
 
 import pytest
 
 from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
-from leaderboard.pack import pack, read_pack
+from leaderboard.pack import PACK_SCHEMA, line_digest, pack
 from leaderboard.sources import load
 from tests.leaderboard.make_golden import GOLDEN, colored_run
 from tests.leaderboard.make_sweep import write_sweep
@@ -24,7 +26,7 @@ def test_a_pack_makes_the_board_of_its_runs(tmp_path: Path, suffix: str) -> None
         pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
     write_sweep(tmp_path / "sweep")
     records, _ = load([GOLDEN / "records", tmp_path / "sweep"])
-    packed = list(read_pack(pack(records, tmp_path / f"records{suffix}")))
+    packed = load([pack(records, tmp_path / f"records{suffix}")])[0]
     first, second = make_board(records), make_board(packed)
     assert (first.sections, first.overall) == (second.sections, second.overall)
     assert (first.sha256, first.left_out) == (second.sha256, second.left_out)
@@ -42,7 +44,7 @@ def test_packs_are_byte_stable(tmp_path: Path, suffix: str) -> None:
     first = pack(records, tmp_path / f"a{suffix}").read_bytes()
     shuffled = random.Random(1).sample([*records, records[0]], len(records) + 1)
     assert pack(shuffled, tmp_path / f"b{suffix}").read_bytes() == first
-    again = list(read_pack(tmp_path / f"a{suffix}"))
+    again, _ = load([tmp_path / f"a{suffix}"])
     assert pack(again, tmp_path / f"c{suffix}").read_bytes() == first
 
 
@@ -60,30 +62,135 @@ def test_two_truths_are_not_packed(tmp_path: Path) -> None:
 
 
 def changed(tmp_path: Path, **changes: object) -> Path:
-    colored_run(tmp_path / "runs", "erm", "-90%", 0, 0.1)
+    """A pack of two runs, the first of which says something else, with a digest of its own."""
+    for trial in range(2):
+        colored_run(tmp_path / "runs", "erm", "-90%", trial, 0.1)
     path = pack(load([tmp_path / "runs"])[0], tmp_path / "records.jsonl")
-    header, line = map(json.loads, path.read_text().splitlines())
+    header, line, other = map(json.loads, path.read_text().splitlines())
     (header if "schema" in changes else line).update(changes)
-    path.write_text(json.dumps(header) + "\n" + json.dumps(line) + "\n")
+    lines = [json.dumps(line) + "\n", json.dumps(other) + "\n"]
+    header["lines"] = [line_digest(each.encode()) for each in lines]
+    path.write_text("".join([json.dumps(header), "\n", *lines]))
     return path
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ("dgbench.pack/4", "newer than 'dgbench.pack/3'.*upgrade dgbench"),
+        ("dgbench.pack/2", "older than 'dgbench.pack/3'.*anew"),
+        ("other", "no packed file of records"),
+    ],
+)
+def test_a_pack_of_another_kind_is_refused(tmp_path: Path, schema: str, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        load([changed(tmp_path, schema=schema)])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "dgbench.pack/3"}, "newer than 'dgbench.pack/2'.*upgrade dgbench"),
-        ({"schema": "dgbench.pack/1"}, "older than 'dgbench.pack/2'.*anew"),
-        ({"schema": "other"}, "no packed file of records"),
-        ({"accuracy": [2.0] * 6}, "record 1: .*out of its range"),
-        ({"steps": [100, 50]}, "record 1: its steps do not ascend"),
-        ({"steps": [1]}, "record 1: cannot reshape"),
-        ({"own": "{}"}, "record 1: it has no 'settings'"),
-        ({"settings": "{}"}, "record 1: .*settings"),
+        ({"accuracy": [2.0] * 6}, "out of its range"),
+        ({"steps": [100, 50]}, "its steps do not ascend"),
+        ({"steps": [1]}, "cannot reshape"),
+        ({"steps": [2**63]}, "int too large|too big"),
+        ({"counts": [10**30] * 6}, "int too large|too big"),
+        ({"counts": "many"}, "invalid literal"),
+        ({"own": "{}"}, "it has no 'settings'"),
+        ({"own": "[" * 5000}, "nested deeper than 100 levels"),
+        ({"own": '{"run_id": 1, "run_id": 2}'}, "names 'run_id' twice"),
+        ({"own": None}, "NoneType"),
+        ({"settings": "{}"}, "settings"),
+        ({"done": '{"status": "finished", "status": "diverged"}'}, "names 'status' twice"),
+        ({"state": "won"}, "its state is 'won'"),
+        ({"splits": ["+90%/main"] * 6}, "cannot reshape"),
+        ({"seconds": []}, "the seconds of 0"),
     ],
 )
-def test_a_broken_pack_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(RecordError, match=message):
-        list(read_pack(changed(tmp_path, **changes)))
+def test_a_bad_record_is_named_and_the_others_stand(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    records, (bad,) = load([changed(tmp_path, **changes)])
+    assert len(records) == 1
+    assert (bad.place, bad.kind) == ("records.jsonl, record 1", "corrupt")
+    assert re.search(message, bad.reason)
+
+
+def test_a_line_that_is_no_json_is_named_and_the_others_stand(tmp_path: Path) -> None:
+    path = changed(tmp_path)
+    header, _, other = path.read_bytes().splitlines(keepends=True)
+    for text in (b"{\n", b"[1]\n", b'{"own": 1e400}\n', b'{"place": "\\ud800"}\n', b"\xff\n"):
+        first = json.loads(header)
+        first["lines"] = [line_digest(text), line_digest(other)]
+        path.write_bytes(json.dumps(first).encode() + b"\n" + text + other)
+        records, (bad,) = load([path])
+        assert len(records) == 1
+        assert bad.place == "records.jsonl, record 1"
+
+
+def test_what_changed_after_packing_is_noticed(tmp_path: Path) -> None:
+    path = changed(tmp_path)
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"0.1", b"0.9", 1))
+    records, (bad,) = load([path])
+    assert len(records) == 1
+    assert "was changed after it was packed" in bad.reason
+    # Whole lines that are missing.
+    path.write_bytes(b"".join(text.splitlines(keepends=True)[:-1]))
+    records, (bad,) = load([path])
+    assert len(records) == 1
+    assert "ends after 1 of 2 records" in bad.reason
+
+
+def test_a_damaged_page_of_parquet_is_named_and_other_groups_stand(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    write_sweep(tmp_path / "sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("leaderboard.pack._ROWS_AT_A_TIME", 10)
+        path = pack(load([tmp_path / "sweep"])[0], tmp_path / "records.parquet")
+    metadata = parquet.ParquetFile(path).metadata
+    column = next(
+        column
+        for column in map(metadata.row_group(1).column, range(metadata.num_columns))
+        if column.path_in_schema.startswith("accuracy")
+    )
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+    records, (bad,) = load([path])
+    assert len(records) == metadata.num_rows - 10
+    assert bad.place == "records.parquet, records 11 to 20"
+    assert "CRC" in bad.reason
+
+
+def test_a_damaged_pack_is_left_out_beside_others_and_refused_alone(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    colored_run(tmp_path / "runs", "erm", "-90%", 0, 0.1)
+    path = pack(load([tmp_path / "runs"])[0], tmp_path / "records.parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RecordError, match=r"records\.parquet is not Parquet"):
+        load([path])
+    records, (bad,) = load([tmp_path / "runs", path])
+    assert len(records) == 1
+    assert bad.place == "records.parquet"
+    # Found in a folder, it is left out like any other record there.
+    assert load([tmp_path])[1] == [bad]
+
+
+def test_a_table_of_other_columns_is_no_pack(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    schema = pyarrow.schema([("own", pyarrow.int64())], metadata={"schema": PACK_SCHEMA})
+    parquet.write_table(pyarrow.table({"own": [1]}, schema=schema), tmp_path / "a.parquet")
+    with pytest.raises(RecordError, match="has other columns than a packed file"):
+        load([tmp_path / "a.parquet"])
+
+
+@SUFFIXES
+def test_a_pipe_is_no_pack(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"a{suffix}")
+    with pytest.raises(RecordError, match="is no regular file"):
+        load([tmp_path / f"a{suffix}"])
 
 
 def test_other_files_are_no_packs(tmp_path: Path) -> None:

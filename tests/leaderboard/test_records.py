@@ -12,11 +12,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
-from leaderboard import records
+from leaderboard import reading, records
 from leaderboard.errors import RecordError
 from tests.leaderboard.make_golden import (
     colored_run,
@@ -516,17 +516,17 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = colored_run(tmp_path, "erm", "-90%", 0, 0.5, status="running")
-    read = Path.read_bytes
+    usual = reading.open_regular
 
     def going_stale(*times: bool) -> None:
         stale = itertools.cycle(times)
 
-        def read_bytes(path: Path) -> bytes:
+        def open_regular(path: Path, most: int) -> BinaryIO:
             if next(stale):
                 raise OSError(errno.ESTALE, "Stale file handle")
-            return read(path)
+            return usual(path, most)
 
-        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        monkeypatch.setattr(reading, "open_regular", open_regular)
 
     going_stale(True, True, False)
     assert records.read_run(folder).state == "running"
