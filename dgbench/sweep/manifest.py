@@ -7,9 +7,8 @@ its command, and without importing torch.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,13 @@ from dgbench import BENCHMARK_VERSION
 from dgbench.errors import UsageError
 from dgbench.sweep.design import Sweep
 from leaderboard import records
+from leaderboard.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from dgbench.sweep.plan import Plan, PlannedRun
 
 _FOLDER = "sweeps"
+_LARGEST = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -141,15 +142,27 @@ def read(out: str, name: str) -> Sequence[Entry]:
     Args:
         out: folder of the records.
         name: of the sweep.
+
+    Raises:
+        UsageError: when the list of its runs is damaged.
     """
-    content = json.loads((Path(out) / _FOLDER / f"{name}.json").read_bytes())
-    return [
-        Entry(
-            **{
-                **found,
-                "folder": Path(out) / found["folder"],
-                "test_env": tuple(found["test_env"]),
-            }
-        )
-        for found in content["runs"]
-    ]
+    path = Path(out) / _FOLDER / f"{name}.json"
+    try:
+        content = parse_json(read_bytes(path, _LARGEST) or b"")
+        return [_entry(Path(out), found) for found in content["runs"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read as the list of a sweep's runs ({error}). Take it away: the "
+            "command of the sweep writes it anew."
+        ) from error
+
+
+def _entry(out: Path, found: Mapping[str, Any]) -> Entry:
+    texts = (found["dataset"], found["algo"], found["folder"], *found["test_env"])
+    numbers = (found["trial"], found["hparams_seed"], found["steps"])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name is no text")
+    if not all(isinstance(number, int) for number in numbers):
+        raise TypeError("a trial, a draw or a number of steps is none")
+    folder, test_env = out / found["folder"], tuple(found["test_env"])
+    return Entry(**{**found, "folder": folder, "test_env": test_env})

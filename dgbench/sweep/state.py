@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dgbench.claims import claimed, holder
 from dgbench.errors import UsageError
 from leaderboard import generations, records
+from leaderboard.errors import RecordError
 
-State = Literal["finished", "diverged", "running", "failed", "interrupted", "missing"]
+State = Literal["finished", "diverged", "running", "failed", "interrupted", "missing", "unreadable"]
 ENDED: tuple[State, ...] = ("finished", "diverged")
 
 
@@ -25,15 +25,33 @@ def state_of(folder: Path) -> State:
         ``running`` for one that a living process has claimed, whatever its status file says.
     """
     folder = generations.current(folder)
-    done = _read(folder / records.DONE_FILE)
-    if done is not None:
-        return "diverged" if done["status"] == "diverged" else "finished"
-    if holder(folder) is not None:
-        return "running"
-    status = _read(folder / records.STATUS_FILE)
+    try:
+        done = records.read_done(folder)
+        if done is not None:
+            return done["status"]
+        if holder(folder) is not None:
+            return "running"
+        status = records.read_status(folder)
+    except (RecordError, OSError):
+        return "unreadable"
     if status is not None and status["status"] == "failed":
         return "failed"
     return "interrupted" if (folder / records.RUN_FILE).exists() else "missing"
+
+
+def problem_of(folder: Path) -> str:
+    """Why a run is unreadable, in a sentence; empty for one that is not.
+
+    Args:
+        folder: of its record.
+    """
+    folder = generations.current(folder)
+    try:
+        records.read_done(folder)
+        records.read_status(folder)
+    except (RecordError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def step_of(folder: Path) -> int:
@@ -42,8 +60,10 @@ def step_of(folder: Path) -> int:
     Args:
         folder: of its record.
     """
-    status = _read(generations.current(folder) / records.STATUS_FILE)
-    return 0 if status is None else int(status["step"])
+    with contextlib.suppress(RecordError, OSError):
+        status = records.read_status(generations.current(folder))
+        return 0 if status is None else status["step"]
+    return 0
 
 
 def seconds_of(folder: Path) -> float | None:
@@ -53,10 +73,11 @@ def seconds_of(folder: Path) -> float | None:
         folder: of its record.
     """
     folder = generations.current(folder)
-    done, run = _read(folder / records.DONE_FILE), _read(folder / records.RUN_FILE)
-    if done is None or run is None:
-        return None
-    return float(done["seconds"]) / int(run["hardware"].get("stacked", 1))
+    with contextlib.suppress(RecordError, OSError):
+        done, run = records.read_done(folder), records.read_run_json(folder)
+        if done is not None and run is not None:
+            return done["seconds"] / run["hardware"].get("stacked", 1)
+    return None
 
 
 def write_failure(folder: Path, message: str) -> None:
@@ -72,11 +93,3 @@ def write_failure(folder: Path, message: str) -> None:
         if claim is not None and not records.is_finished(folder):
             claim.folder.mkdir(exist_ok=True)
             records.write_json_atomic(claim.folder / records.STATUS_FILE, status)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return content

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dgbench.sweep.manifest import Entry, entry
-from dgbench.sweep.state import ENDED, State, seconds_of, state_of, step_of
+from dgbench.sweep.state import ENDED, State, problem_of, seconds_of, state_of, step_of
 
 if TYPE_CHECKING:
     from dgbench.sweep.plan import PlannedRun
@@ -62,7 +62,7 @@ def _counts(found: Counter[State]) -> str:
     if not found:
         return "-"
     shown = f"{sum(found[state] for state in ENDED)}/{found.total()}"
-    others: tuple[State, ...] = ("running", "failed", "interrupted", "diverged")
+    others: tuple[State, ...] = ("running", "failed", "interrupted", "diverged", "unreadable")
     return "\n".join([shown, *(f"{found[state]} {state}" for state in others if found[state])])
 
 
@@ -89,8 +89,13 @@ def show_status(console: Console, name: str, entries: Sequence[Entry]) -> None:
     for table in matrices(entries, states):
         console.print(table)
     for each in entries:
+        line = ""
         if states[each.folder] == "running":
-            console.print(_progress_line(each), highlight=False, markup=False, soft_wrap=True)
+            line = _progress_line(each)
+        elif states[each.folder] == "unreadable":
+            line = f"Unreadable: {problem_of(each.folder)}"
+        if line:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _progress_line(run: Entry) -> str:

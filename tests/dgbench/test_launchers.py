@@ -23,6 +23,7 @@ from leaderboard import records
 from tests.dgbench.test_executors import same_records, started, training, until
 from tests.dgbench.test_sweep import Here, sweep
 from tests.dgbench.tiny import TINY, command
+from tests.leaderboard.make_golden import make_run_json, make_settings
 
 TRIALS = 4
 LONG = (*TINY, "--steps", "600", "--check-every", "20")
@@ -160,7 +161,8 @@ def test_the_view_tells_progress_speed_and_time_left(tmp_path, monkeypatch):
 
     def at(run: PlannedRun, step: int) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "status.json").write_text(f'{{"status": "running", "step": {step}}}')
+        status = {"status": "running", "step": step, "error": None}
+        records.write_json_atomic(run.folder / "status.json", status)
 
     at(runs[0], 50)  # interrupted earlier
     progress.started(runs[:1])
@@ -172,8 +174,9 @@ def test_the_view_tells_progress_speed_and_time_left(tmp_path, monkeypatch):
     # 100 steps take 100 s: 20 s, 100 s and 100 s are left, two at a time.
     assert "0:01:50 left" in shown()
     now[0] = 60.0
-    (runs[0].folder / "run.json").write_text('{"hardware": {}}')
-    (runs[0].folder / "done.json").write_text('{"status": "finished", "seconds": 40.0}')
+    records.write_json_atomic(runs[0].folder / "run.json", make_run_json(make_settings()))
+    records.rewrite_checks(runs[0].folder / "checks.jsonl", [])
+    records.write_done(runs[0].folder, status="finished", last_step=100, selected={}, seconds=40.0)
     progress.ended(runs[0], Outcome("finished"), final=True)
     progress.started(runs[2:])
     # 40 s a run, of which two are left.
@@ -192,7 +195,8 @@ def test_of_a_stack_each_run_takes_its_share_of_the_time_left(tmp_path, monkeypa
     now[0] = 30.0
     for run in runs[:2]:
         run.folder.mkdir(parents=True)
-        (run.folder / "status.json").write_text('{"status": "running", "step": 30}')
+        status = {"status": "running", "step": 30, "error": None}
+        records.write_json_atomic(run.folder / "status.json", status)
     console.print(progress.picture())
     # Both take 100 s together, of which 70 s are left, and the third takes 50 s.
     assert "0:02:00 left" in console.file.getvalue()  # type: ignore[attr-defined]

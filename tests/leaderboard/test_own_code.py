@@ -12,9 +12,10 @@ from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
 from leaderboard.frame import Record, from_run
 from leaderboard.markdown import markdown
-from leaderboard.pack import pack, read_pack
+from leaderboard.pack import pack
 from leaderboard.records import GitState, Run, SelectionRule, validate_run
 from leaderboard.selection import selected_steps
+from leaderboard.sources import load
 from leaderboard.tables import title
 from tests.leaderboard.make_golden import make_check, make_run_json, make_settings
 
@@ -95,7 +96,7 @@ def test_two_versions_of_a_data_set_are_two_data_sets():
 
 def test_records_with_a_source_are_packed_and_read_again(tmp_path):
     found = trials(MINE, 0.3, source={"algo": OLD}, states={"algo": {"commit": "b", "dirty": True}})
-    again = list(read_pack(pack(found, tmp_path / "records.jsonl")))
+    again, _ = load([pack(found, tmp_path / "records.jsonl")])
     assert sorted(record.sha256 for record in again) == sorted(record.sha256 for record in found)
     assert [record.run["settings"]["source"] for record in again] == [{"algo": OLD}] * 3
     assert make_board(again).sections == make_board(found).sections
