@@ -13,7 +13,7 @@ from leaderboard.comparing import Difference
 from leaderboard.departures import are_comparable
 from leaderboard.frame import LeftOut, Record, Trial
 from leaderboard.records import SelectionRule
-from leaderboard.statistics import Friedman, Summary
+from leaderboard.statistics import Clusters, Friedman, Summary
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ class Cell:
         to_erm: Difference to ERM in the same column; None for ERM itself, or where there is no
             single ERM row or no common trial.
         bold: Whether it is the best of its column or not shown to be worse; None without a verdict.
+        by_trial: Accuracy of each trial, ascending by trial; empty if the cell is incomplete.
+        clusters: Where its trials are two clusters, which ones.
         published: What publications print for it.
         numbers: The trials behind it, ascending. Empty for `average` and `worst`, which are made of
             the row's cells.
@@ -143,6 +145,8 @@ class Cell:
     measure: Measure
     to_erm: Difference | None
     bold: bool | None
+    by_trial: tuple[float, ...]
+    clusters: Clusters | None
     published: tuple[Published, ...]
     numbers: tuple[Number, ...]
     missing: tuple[Missing, ...]

@@ -75,6 +75,7 @@ COLUMNS: Mapping[str, str] = {
     "n": "int64",
     **dict.fromkeys(_SUMMARY, "float64"),
     "bold": "bool_",
+    "two_clusters": "bool_",
     **{
         f"{metric}_{name}": "float64"
         for metric in ("nll", "brier", "ece", "gap")
@@ -117,6 +118,7 @@ def _cells(section: Section, row: Row) -> Iterator[tuple[str, str | None, Cell]]
 
 def _numbers(cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {"n": cell.n, "bold": cell.bold, **_summary("", cell.accuracy)}
+    found["two_clusters"] = None if cell.accuracy is None else cell.clusters is not None
     for metric in ("nll", "brier", "ece", "gap"):
         summary = _summary(f"{metric}_", getattr(cell.measure, metric))
         found |= {name: summary[name] for name in (f"{metric}_mean", f"{metric}_standard_error")}

@@ -41,6 +41,7 @@ from leaderboard.statistics import (
     average_ranks,
     mean_of,
     summarize,
+    two_clusters,
 )
 
 BASELINE = "erm"
@@ -420,6 +421,8 @@ def _cell(records: Sequence[Record], column: Column, chosen: Mapping[Trial, Choi
         measure=_measure(numbers) if complete else _NO_MEASURE,
         to_erm=None,
         bold=None,
+        by_trial=(),
+        clusters=None,
         published=(),
         numbers=tuple(numbers),
         missing=tuple(missing),
@@ -603,6 +606,8 @@ def _aggregate(draft: _Draft, values: Values | None) -> Cell:
         measure=_NO_MEASURE,
         to_erm=None,
         bold=None,
+        by_trial=(),
+        clusters=None,
         published=(),
         numbers=(),
         missing=(),
@@ -622,6 +627,8 @@ def _compare_column(
             cell,
             to_erm=to_erm.get(i),
             bold=None if verdict is None else verdict.get(i),
+            by_trial=tuple(values[trial] for trial in sorted(values)),
+            clusters=two_clusters(list(values.values())),
         )
         if i in complete
         else cell

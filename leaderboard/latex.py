@@ -37,6 +37,7 @@ _SPECIAL = {
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
     "§": r"\S{}",
+    "‖": r"$\Vert$",
     "¶": r"\P{}",
     tables.MINUS: "$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",

@@ -110,12 +110,13 @@ def _intervals(
     name: str, cells: Sequence[tuple[Row, Cell]], look: Mapping[str, Style]
 ) -> list[Picture]:
     rows = [
-        (row.label, look[row.label], _percent(cell.accuracy))
+        (row.label, look[row.label], _percent(cell.accuracy, cell.by_trial))
         for row, cell in cells
         if cell.accuracy is not None
     ]
     svg = interval_plot(f"Accuracy {name}", rows, _ACCURACY, limits=_PERCENT)
-    return [Picture("Accuracy with 95 % intervals", name, svg)] if rows else []
+    group = "Accuracy: trials, and means with the 95 % interval of each"
+    return [Picture(group, name, svg)] if rows else []
 
 
 def _curves(
@@ -219,10 +220,9 @@ def _over_weights(
         if values:
             summary = summarize(values)
             low, high = summary.interval or (None, None)
-            several = len(values) >= MINIMUM_TRIALS
-            points.append(
-                (weight, Estimate(summary.mean, low, high) if several else Estimate(summary.mean))
-            )
+            if len(values) < MINIMUM_TRIALS:
+                low = high = None
+            points.append((weight, Estimate(summary.mean, low, high, values)))
     return points
 
 
@@ -251,9 +251,9 @@ def _at(record: Record, step: int, name: str) -> float | None:
 
 def _costs(section: Section, look: Mapping[str, Style]) -> list[Picture]:
     series = [
-        Series(row.label, look[row.label], [(row.seconds.mean, _percent(accuracy))])
+        Series(row.label, look[row.label], [(row.seconds.mean, _percent(accuracy, cell.by_trial))])
         for row in section.rows
-        if row.seconds is not None and (accuracy := whole(row).accuracy) is not None
+        if row.seconds is not None and (accuracy := (cell := whole(row)).accuracy) is not None
     ]
     name = "on average" if len(section.columns) > 1 else f"in {column_title(section.columns[0])}"
     title = f"Cost against accuracy {name}"
@@ -261,8 +261,9 @@ def _costs(section: Section, look: Mapping[str, Style]) -> list[Picture]:
     return [Picture("Cost against accuracy", name, svg)] if series else []
 
 
-def _percent(summary: Summary) -> Estimate:
-    low, high = (None, None) if summary.interval is None else summary.interval
-    if low is None or high is None:
-        return Estimate(100 * summary.mean)
-    return Estimate(100 * summary.mean, 100 * low, 100 * high)
+def _percent(summary: Summary, trials: Sequence[float] = ()) -> Estimate:
+    shown = [100 * value for value in trials]
+    if summary.interval is None:
+        return Estimate(100 * summary.mean, trials=shown)
+    low, high = summary.interval
+    return Estimate(100 * summary.mean, 100 * low, 100 * high, shown)

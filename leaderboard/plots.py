@@ -21,6 +21,7 @@ COLOURS = 8  # classes c0 to c7 of the style sheet
 WIDTH, PLOT_HEIGHT = 400, 250  # user units
 _LABEL, _MARGIN, _FOOT = 7.0, 14, 44  # mean width of a letter; space around; space below an axis
 _ROW = 24  # height of a row of an interval plot
+_APART = 5.0  # of a mean from the middle of its row, above its trials
 _LONGEST = 20  # letters of a label that fit beside a row
 _SHAPES_OF_A_LINE = 4
 _MOST_BANDS = 8  # lines from whose number on bands hide each other
@@ -62,11 +63,19 @@ class Style(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean and its interval; without an interval `low` and `high` are None."""
+    """A mean, its interval, and what it is the mean of.
+
+    Attributes:
+        mean: The mean.
+        low: Lower end of the interval; None without one.
+        high: Upper end of the interval; None without one.
+        trials: The numbers themselves, where they are to be seen.
+    """
 
     mean: float
     low: float | None = None
     high: float | None = None
+    trials: Sequence[float] = ()
 
 
 class Series(NamedTuple):
@@ -85,7 +94,7 @@ class _Mark:
     band: str = ""
     line: str = ""
     shapes: str = ""
-    caption: tuple[float, float, str] | None = None
+    trials: str = ""  # a line of no length for each, which its round ends make a dot
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,7 @@ def interval_plot(
     *,
     limits: Limits = UNLIMITED,
 ) -> Markup:
-    """Draw one row an algorithm: its mean, and its interval where it has one.
+    """Draw one row an algorithm: its mean, its interval if it has one, and its trials below them.
 
     Args:
         title: Names the plot for those who hear it.
@@ -174,18 +183,21 @@ def interval_plot(
     bottom = _MARGIN + _ROW * len(rows)
     axis = _Axis(_extent((e for _, _, e in rows), limits), left, WIDTH - _MARGIN)
     marks, names = [], []
-    for place, (label, style, (mean, low, high)) in enumerate(rows):
-        y = _MARGIN + _ROW * (place + 0.5)
-        names.append((y, label, texts[label]))
+    for place, (label, style, estimate) in enumerate(rows):
+        middle = _MARGIN + _ROW * (place + 0.5)
+        names.append((middle, label, texts[label]))
+        apart = _APART if estimate.trials else 0.0
+        y, low, high = middle - apart, estimate.low, estimate.high
         interval = low is not None and high is not None
         line = f"M{axis(low):.1f} {y:.1f}H{axis(high):.1f}" if interval else ""  # type: ignore[arg-type]
         marks.append(
             _Mark(
                 label,
                 style.colour,
-                f"{label}: {_with_interval(Estimate(mean, low, high))}",
+                f"{label}: {_with_interval(estimate)}",
                 line=line,
-                shapes=f"M{axis(mean):.1f} {y:.1f}{style.outline}",
+                shapes=f"M{axis(estimate.mean):.1f} {y:.1f}{style.outline}",
+                trials=_dots((axis(value), middle + apart) for value in estimate.trials),
             )
         )
     frame = (left, _MARGIN, WIDTH - _MARGIN, bottom)
@@ -230,6 +242,7 @@ def line_plot(
                 f"{label}: {_with_interval(points[-1][1])} at {points[-1][0]:g}",
                 band=_path([*upper, *lower]) + "z" if ends else "",
                 line=_path(places),
+                trials=_dots_of(points, x, y),
                 shapes="".join(f"M{a:.1f} {b:.1f}{style.outline}" for a, b in places[::-apart]),
             )
         )
@@ -275,6 +288,7 @@ def scatter_plot(
                 style.colour,
                 one if len(points) == 1 else many,
                 line="".join(intervals),
+                trials=_dots_of(points, x, y),
                 shapes="".join(f"M{a:.1f} {b:.1f}{style.outline}" for a, b in places),
             )
         )
@@ -346,18 +360,6 @@ def _left(texts: Mapping[str, str]) -> float:
     return _MARGIN + _LABEL * max(map(len, texts.values()), default=0) + 8
 
 
-def _cliques(ranks: Sequence[float], difference: float | None) -> list[tuple[int, int]]:
-    """First and last of each longest stretch of ascending ranks no wider than `difference`."""
-    if difference is None:
-        return []
-    groups: list[tuple[int, int]] = []
-    for first, rank in enumerate(ranks):
-        last = max(i for i, other in enumerate(ranks) if other - rank <= difference)
-        if last > first and (not groups or last > groups[-1][1]):
-            groups.append((first, last))
-    return groups
-
-
 def _axes(
     series: Sequence[Series], limits: Limits, *, logarithmic: bool
 ) -> tuple[_Axis, _Axis, tuple[float, float, float, float]]:
@@ -368,14 +370,14 @@ def _axes(
 
 
 def _extent(estimates: Iterable[Estimate], limits: Limits) -> list[float]:
-    """All ends of intervals and means, without the intervals that dwarf what they surround.
+    """All means, trials and ends of intervals, without the intervals that dwarf what they surround.
 
     With two trials a t interval is 12.7 standard errors to each side: one such row would press all
-    others into a line. An interval beyond three times the spread of the means, or beyond what can
-    be, is cut at the frame.
+    others into a line. An interval beyond three times the spread of means and trials, or beyond
+    what can be, is cut at the frame.
     """
     listed = list(estimates)
-    means = [estimate.mean for estimate in listed]
+    means = [value for e in listed for value in (e.mean, *e.trials)]
     ends = [end for e in listed for end in (e.low, e.high) if end is not None]
     if not means:
         return []
@@ -389,6 +391,14 @@ def _draw(plot: _Plot) -> Markup:
     return Markup(render("plot.svg", plot=plot, width=WIDTH))
 
 
+def _dots_of(points: Sequence[tuple[float, Estimate]], x: _Axis, y: _Axis) -> str:
+    return _dots((x(at), y(value)) for at, estimate in points for value in estimate.trials)
+
+
+def _dots(places: Iterable[tuple[float, float]]) -> str:
+    return "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
+
+
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
@@ -396,7 +406,9 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 def _with_interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return f"{estimate.mean:.1f}"
-    return f"{estimate.mean:.1f}, 95% interval {estimate.low:.1f} to {estimate.high:.1f}"
+    trials = f"; trials {', '.join(f'{value:.1f}' for value in sorted(estimate.trials))}"
+    interval = f"{estimate.mean:.1f}, 95% interval {estimate.low:.1f} to {estimate.high:.1f}"
+    return interval + trials * bool(estimate.trials)
 
 
 def _round_step(step: float) -> float:

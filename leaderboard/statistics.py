@@ -1,4 +1,4 @@
-"""Means, intervals and ranks.
+"""Means, intervals, clusters and ranks.
 
 The unit is a trial. Sums are exact (`math.fsum`), so no order of trials can change a result.
 """
@@ -21,6 +21,12 @@ MINIMUM_TRIALS = 3
 MINIMUM_DATA_SETS = 5
 """Data sets below which ranks are not tested: environments of one are no independent blocks."""
 
+CLUSTERED_TRIALS = 10
+"""Trials from which on two clusters are looked for: chance parts fewer too often."""
+
+LEAST_GAP = 0.01
+"""Gap that parts two clusters: closer ones have a mean that misleads nobody."""
+
 Interval = tuple[float, float]
 
 
@@ -41,6 +47,23 @@ class Summary:
     standard_error: float | None
     n: int
     interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Two clusters of trials, which no mean and no interval of Student's t describes.
+
+    Attributes:
+        lower: Mean of the lower one.
+        below: Its number of trials, 2 or more.
+        upper: Mean of the upper one.
+        above: Its number of trials, 2 or more.
+    """
+
+    lower: float
+    below: int
+    upper: float
+    above: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +134,26 @@ def sum_of_squares(values: Sequence[float]) -> float:
     """Sum of squared deviations from the mean, the same for any order of the values."""
     mean = mean_of(values)
     return math.fsum((value - mean) ** 2 for value in values)
+
+
+def two_clusters(values: Sequence[float]) -> Clusters | None:
+    """Find two clusters of trials: a gap wider than half of their range, with two at each side.
+
+    One trial apart is no cluster: long tails have such. Of trials without clusters the rule finds
+    some in at most 5 %: of n uniform ones in (n - 3) / 2^(n - 2), 2.7 % of ten; by simulation of
+    ten normal ones in 0.8 % and of ten exponential ones in 4.9 %; of more in fewer.
+
+    Returns:
+        The clusters; None if there are none, or fewer than ten values.
+    """
+    ordered = sorted(values)
+    if len(ordered) < CLUSTERED_TRIALS:
+        return None
+    gaps = {at: ordered[at] - ordered[at - 1] for at in range(2, len(ordered) - 1)}
+    at = max(gaps, key=gaps.__getitem__)
+    if gaps[at] <= max((ordered[-1] - ordered[0]) / 2, LEAST_GAP):
+        return None
+    return Clusters(mean_of(ordered[:at]), at, mean_of(ordered[at:]), len(ordered) - at)
 
 
 def average_ranks(scores: Sequence[Sequence[float]]) -> list[float]:

@@ -24,9 +24,10 @@ from leaderboard.board import (
 )
 from leaderboard.comparing import Difference
 from leaderboard.departures import in_words
-from leaderboard.marks import marks
+from leaderboard.marks import TWO_CLUSTERS, cluster_notes, clusters_text, marks
 from leaderboard.records import SelectionRule, folder_name
 from leaderboard.statistics import (
+    CLUSTERED_TRIALS,
     LEVEL,
     MINIMUM_DATA_SETS,
     MINIMUM_TRIALS,
@@ -124,6 +125,7 @@ def _parts_of(key: SectionKey) -> tuple[str, ...]:
 
 def legend(sections: Iterable[Section]) -> list[str]:
     """How to read these tables, a sentence for each thing that is in them."""
+    sections = list(sections)
     certain = f"{100 * (1 - LEVEL):.0f} %"
     lines = [
         "Accuracy in % on the main split of environments that no training saw: mean ± standard "
@@ -134,8 +136,9 @@ def legend(sections: Iterable[Section]) -> list[str]:
         "share the error, and of two rows the t-test has all of it. No verdict below "
         f"{MINIMUM_TRIALS} trials.",
         "Minus ERM: mean difference over trials [interval]. The intervals of a column hold all "
-        f"together with a probability of {certain} or more: the narrower of Dunnett's and of the "
-        "row's own t-interval (Bonferroni), which share the error; of two rows the t-interval.",
+        f"together with {certain} or more on the same terms, and each alone whatever the rows' "
+        "variances: the narrower of Dunnett's and of the row's own t-interval (Bonferroni), which "
+        "share the error; of two rows the t-interval.",
     ]
     if any(section.key.search and not section.key.tuned_once for section in sections):
         lines.append(
@@ -146,6 +149,12 @@ def legend(sections: Iterable[Section]) -> list[str]:
         lines.append(
             "Tuned once: the rule chose one of N draws in the first trial, and the others repeat "
             "it, so that the error over trials has no search in it."
+        )
+    if any(found for section in sections for found in _clustered(section)):
+        lines.append(
+            f"{TWO_CLUSTERS}: {CLUSTERED_TRIALS} trials or more in two clusters, with a gap wider "
+            "than half of their range and two trials or more at each side. Mean, error, interval "
+            "and verdict describe neither cluster."
         )
     if any(cell.accuracy is None for s in sections for row in s.rows for cell in row.cells):
         lines.append(
@@ -211,7 +220,14 @@ def notes(section: Section) -> list[str]:
     left = len(section.columns) - MOST_ENVIRONMENTS
     more = f"{left} more environments are in leaderboard.csv; average and worst are over all."
     of_rows = [f"{mark.symbol} {mark.note}" for row in section.rows for mark in marks(row)]
-    return [*section.notes, *of_rows, *[more] * (left > 0)]
+    return [*section.notes, *of_rows, *_clustered(section), *[more] * (left > 0)]
+
+
+def _clustered(section: Section) -> list[str]:
+    """Where the trials of a row are two clusters, a sentence for each row."""
+    titles = [*map(column_title, section.columns), "average", "worst"]
+    notes = [note for row in section.rows for note in cluster_notes(row, titles)]
+    return [f"{TWO_CLUSTERS} {note}" for note in notes]
 
 
 def headings(section: Section) -> list[Heading]:
@@ -241,7 +257,11 @@ def accuracy_entry(cell: Cell) -> Entry:
     if cell.accuracy is None:
         reasons = ", ".join(sorted({missing.reason for missing in cell.missing}))
         return Entry(f"{cell.n} of {cell.expected} †", hint=reasons, partial=True)
-    return summary_entry(cell.accuracy, 1, scale=100)._replace(bold=bool(cell.bold))
+    entry = summary_entry(cell.accuracy, 1, scale=100)._replace(bold=bool(cell.bold))
+    if cell.clusters is None:
+        return entry
+    hint = f"{entry.hint}; two clusters: {clusters_text(cell.clusters)}"
+    return entry._replace(beside=f"{entry.beside} {TWO_CLUSTERS}", hint=hint)
 
 
 def difference_entry(found: Difference | None) -> Entry:

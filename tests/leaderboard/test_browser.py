@@ -199,6 +199,26 @@ def test_dark_mode_has_contrast(shown: Any) -> None:
     assert dark[0] < 0.1 < 0.7 < dark[1]
 
 
+@pytest.mark.parametrize(("width", "phone"), [(1280, False), (390, True)])
+def test_trials_are_points_that_can_be_seen(file: Path, width: int, phone: bool) -> None:
+    with chromium(width=width, height=844, phone=phone) as browser:
+        opened(browser, file)
+        found = browser.execute_script(
+            "return [...document.querySelectorAll('#table-0 .plots[open] .trials')].map((dots) => {"
+            "  const style = getComputedStyle(dots); const plot = dots.ownerSVGElement;"
+            "  const at = dots.getBoundingClientRect();"
+            "  return [parseFloat(style.strokeWidth) * plot.clientWidth / 400, style.strokeLinecap,"
+            "    at.left > 0 && at.right < document.documentElement.clientWidth, style.opacity];"
+            "});"
+        )
+        assert len(found) == 5 * 4  # algorithms; environments and their average
+        for diameter, ends, inside, opacity in found:
+            assert diameter > 2.5
+            assert ends == "round"
+            assert inside
+            assert float(opacity) > 0.5
+
+
 def luminance(colour: str) -> float:
     red, green, blue = (int(part) / 255 for part in colour[4:-1].split(","))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

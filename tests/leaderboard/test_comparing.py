@@ -283,6 +283,6 @@ def test_the_best_stay_bold_whatever_the_others_are(best: int, distance: float) 
 @pytest.mark.parametrize("trials", [3, 5, 10])
 def test_what_holds_where_some_rows_vary_ten_times_as_much(trials: int, wide: int) -> None:
     case = Case(trials, [0.0] * 14, unlike(14, 10.0, wide))
-    most = {3: 0.12, 5: 0.11, 10: 0.055}[trials]
+    most, least = {3: (0.115, 0.9), 5: (0.085, 0.91), 10: (0.06, 0.945)}[trials]
     assert shares(case, ours, 5000).erred <= most
-    assert coverage(case, 5000) >= 0.93
+    assert coverage(case, 5000) >= least

@@ -19,6 +19,7 @@ from leaderboard.statistics import (
     groups_not_different,
     mean_of_means,
     summarize,
+    two_clusters,
 )
 
 
@@ -103,6 +104,52 @@ def test_intervals_cover_what_they_say(n: int) -> None:
     # What DomainBed prints after its +- covers half, and not 95 %.
     printed = draws.std(axis=1) / math.sqrt(n)
     assert np.mean(np.abs(draws.mean(axis=1)) <= printed) < 0.65
+
+
+def test_two_clusters_are_told_with_their_means_and_sizes() -> None:
+    failed, worked = [0.21, 0.19], [0.65, 0.66, 0.64, 0.65, 0.67, 0.63, 0.65, 0.66]
+    found = two_clusters([*worked[:5], *failed, *worked[5:]])
+    assert found is not None
+    assert (found.below, found.above) == (2, 8)
+    assert (found.lower, found.upper) == pytest.approx((0.20, 0.65125))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.2, 0.2, *[0.65] * 7],  # nine trials
+        [0.2, *[0.65, 0.66] * 5],  # one alone is no cluster
+        [0.2, 0.21, *np.linspace(0.3, 0.7, 9)],  # the gap is no wider than half of the range
+        [*[0.987] * 5, *[0.988] * 5],  # one image of a thousand is no gap
+        [0.5] * 12,
+    ],
+)
+def test_other_trials_are_no_two_clusters(values: list[float]) -> None:
+    assert two_clusters(values) is None
+
+
+@pytest.mark.parametrize("n", [10, 12])
+def test_of_uniform_trials_so_many_look_like_clusters_as_the_gaps_of_a_range_say(n: int) -> None:
+    draws = np.random.Generator(np.random.PCG64(n)).random((20_000, n)).tolist()
+    expected = (n - 3) / 2 ** (n - 2)  # gaps are a uniform part of the range; n - 3 of them count
+    alarms = np.mean([two_clusters(values) is not None for values in draws])
+    assert alarms == pytest.approx(expected, abs=4 * math.sqrt(expected / 20_000))
+
+
+@pytest.mark.parametrize(
+    ("shape", "most"), [("normal", 0.012), ("exponential", 0.05 + 0.006), ("laplace", 0.018)]
+)
+def test_few_trials_without_clusters_look_like_some(shape: str, most: float) -> None:
+    generator = np.random.Generator(np.random.PCG64(2))
+    draws = getattr(generator, shape)(size=(5000, 10)).tolist()
+    assert np.mean([two_clusters(values) is not None for values in draws]) <= most
+
+
+def test_most_methods_that_fail_in_three_of_ten_trials_are_told() -> None:
+    generator = np.random.Generator(np.random.PCG64(3))
+    failed = generator.random((2000, 10)) < 0.3
+    values = np.where(failed, 0.2, 0.65) + 0.02 * generator.normal(size=failed.shape)
+    assert np.mean([two_clusters(row) is not None for row in values.tolist()]) > 0.8
 
 
 def test_ranks_of_demsars_table() -> None:
