@@ -40,6 +40,20 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
+def is_of_another(error: BaseException) -> bool:
+    """Whether an error is that another process is gone which trained along.
+
+    The store's errors have a class; gloo's and NCCL's are told by what they say.
+
+    Args:
+        error: what a training raised.
+    """
+    said = any(words in str(error) for words in ("gloo/transport", "remote process exiting"))
+    return isinstance(error, RuntimeError) and (
+        said or isinstance(error, torch.distributed.DistNetworkError)
+    )
+
+
 def global_sum(local: Tensor) -> Tensor:
     """Sum of a tensor over all processes, differentiable without communication in backward.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -76,16 +77,18 @@ class ProgressBar(pl.Callback):
         assert isinstance(pl_module, Algorithm)
         self.steps += 1
         step = trainer.global_step
-        if self.console.is_terminal:
-            if step == trainer.max_steps or time.monotonic() - self.shown > _REFRESH_SECONDS:
-                self.shown = time.monotonic()
+        # A terminal may be closed: the run must come to its checkpoint all the same.
+        with suppress(OSError):
+            if self.console.is_terminal:
+                if step == trainer.max_steps or time.monotonic() - self.shown > _REFRESH_SECONDS:
+                    self.shown = time.monotonic()
+                    values = f"{self.describe(pl_module.outputs)}  {self.speed(batch)}"
+                    self.bar.update(self.task, completed=step, values=values)
+            elif step == 1 or step in self.check_steps:
                 values = f"{self.describe(pl_module.outputs)}  {self.speed(batch)}"
-                self.bar.update(self.task, completed=step, values=values)
-        elif step == 1 or step in self.check_steps:
-            values = f"{self.describe(pl_module.outputs)}  {self.speed(batch)}"
-            self.console.print(
-                f"step {step}/{trainer.max_steps}  {values}", highlight=False, soft_wrap=True
-            )
+                self.console.print(
+                    f"step {step}/{trainer.max_steps}  {values}", highlight=False, soft_wrap=True
+                )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leaves the full bar."""
@@ -95,7 +98,8 @@ class ProgressBar(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Gives the terminal back."""
-        self.bar.stop()
+        with suppress(OSError):
+            self.bar.stop()
 
     def speed(self, batch: EnvironmentBatch) -> str:
         """Samples a second on all devices together; the next ones are counted anew.

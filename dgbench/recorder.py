@@ -17,6 +17,7 @@ from torch import Tensor
 from datamodules.seeds import derive_seed
 from datamodules.streams import EnvironmentBatch
 from dgbench.algorithms.base import Algorithm
+from dgbench.collectives import is_of_another
 from dgbench.errors import Interrupted
 from dgbench.evaluation import evaluate
 from dgbench.record import Record
@@ -199,7 +200,8 @@ class Recorder(StepRecorder):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Marks the run as interrupted or failed; the last checkpoint stays."""
-        interrupted = isinstance(exception, Interrupted | KeyboardInterrupt | SystemExit)
+        stopped = isinstance(exception, Interrupted | KeyboardInterrupt | SystemExit)
+        interrupted = stopped or is_of_another(exception)
         if trainer.is_global_zero and self.record.folder.exists():
             # A full disk may be the exception; it must not hide behind a second one.
             with suppress(OSError):

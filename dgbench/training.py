@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -21,7 +17,7 @@ from dgbench import BENCHMARK_VERSION, registry, report
 from dgbench.algorithms.base import Algorithm
 from dgbench.claim_guard import ClaimGuard
 from dgbench.claims import Claim, claimed
-from dgbench.collectives import leave_at_exit
+from dgbench.collectives import is_of_another, leave_at_exit
 from dgbench.devices import require_exact
 from dgbench.errors import UsageError
 from dgbench.loggers import build_loggers
@@ -33,6 +29,7 @@ from dgbench.recorder import Recorder
 from dgbench.resuming import checkpoint_to_resume, require_same_code
 from dgbench.runtime import matmul_precision, quiet_lightning, seeded
 from dgbench.settings import Settings
+from dgbench.signals import signals_asking
 from dgbench.source import require_planned
 from leaderboard import generations, records
 
@@ -283,10 +280,19 @@ def _train(
     trainer.precision_plugin.convert_module(algorithm)
     leave_at_exit()
     # Steps have seeds of their own; Lightning's hooks before them may build modules, too.
-    with signals_asking(recorder), seeded(derive_seed(settings.trial_seed, "hooks")):
-        trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    # Not a hook: Lightning calls none where the checkpoint is of the last step.
-    recorder.close(trainer, algorithm)
+    try:
+        with signals_asking(recorder), seeded(derive_seed(settings.trial_seed, "hooks")):
+            trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        # Not a hook: Lightning calls none where the checkpoint is of the last step.
+        recorder.close(trainer, algorithm)
+    except RuntimeError as error:
+        if not is_of_another(error):
+            raise
+        raise UsageError(
+            "Another process that trained along has ended, for a reason that it said itself or, "
+            "killed, could not. The record is whole; go on from its last check with "
+            f"`dgbench fit --resume {folder}`."
+        ) from error
 
 
 def _read(data: EnvironmentDataModule, console: Console | None) -> None:
@@ -405,39 +411,3 @@ def prepare(folder: Path, checkpoint: Path | None) -> None:
             f"--out: the record's folder {folder} cannot be written ({error.strerror}). "
             "Name a folder that can, with --out."
         ) from error
-
-
-class Stoppable(Protocol):
-    """What a signal asks to stop."""
-
-    stop_requested: int | None
-
-
-@contextlib.contextmanager
-def signals_asking(recorder: Stoppable) -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint.
-
-    An exception in the middle of an optimiser's step would leave half of the weights behind it.
-    A second signal of a kind acts as it always did.
-
-    Args:
-        recorder: what is asked.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # Slurm announces pre-emption by the last two, as its job asks for.
-    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in asking}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        recorder.stop_requested = number
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,6 +19,7 @@ from dgbench.provenance import hardware
 from dgbench.record import Record
 from dgbench.runtime import matmul_precision, quiet_lightning
 from dgbench.settings import Settings
+from dgbench.signals import signals_asking
 from dgbench.source import require_planned
 from dgbench.stacked.checkpoints import Part, PartedCheckpoints, complete
 from dgbench.stacked.model import StackedAlgorithm
@@ -33,7 +34,6 @@ from dgbench.training import (
     new_record,
     prepare,
     require_same_data,
-    signals_asking,
 )
 from leaderboard import records
 

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NamedTuple, Protocol
 
 from dgbench.errors import Interrupted, UsageError
+from dgbench.signals import hangup
 from dgbench.sweep.executors import Executor, Group
 from dgbench.sweep.plan import PlannedRun
 from dgbench.sweep.state import write_failure
@@ -147,12 +148,13 @@ class _Launch:
 
 @contextlib.contextmanager
 def _asked_to_stop(executor: Executor) -> Iterator[threading.Event]:
-    """Lets the first Ctrl-C or SIGTERM stop runs behind their steps, and the second act as ever."""
+    """Lets Ctrl-C, SIGTERM or SIGHUP stop runs behind their steps; the second acts as ever."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asking = [signal.SIGINT, signal.SIGTERM, *hangup()]
+    before = {number: signal.getsignal(number) for number in asking}
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.set()

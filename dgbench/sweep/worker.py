@@ -107,8 +107,9 @@ def serve(
         log: file for whatever is printed.
     """
     settle(environment, cores, log)
-    # Ctrl-C reaches every process of a terminal; the launcher alone decides what follows.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a terminal's end reach all of its processes; the launcher decides what follows.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(lifeline,), daemon=True).start()
     while (group := _next(connection)) is not None:
         outcomes = train(group)

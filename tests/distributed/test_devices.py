@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -106,43 +107,71 @@ def test_the_command_line_trains_on_two_and_records_once(tmp_path):
         np.testing.assert_allclose(shared.logits, alone.logits, rtol=0, atol=1e-8)
 
 
-INTERRUPTING = """
+SIGNALLED = """
 import os, signal
 from dgbench.algorithms.irm import IRM
 
-class Interrupting(IRM):
-    '''IRM that gets a Ctrl-C at its seventh step, where the environment asks for one.
+class Signalled(IRM):
+    '''IRM that gets a signal at its seventh step, where the environment asks for one.
 
     Args:
         **base: options of IRM.
     '''
 
     def objective(self, batch):
-        if int(self.steps_taken) == 7 and "INTERRUPT" in os.environ:
-            os.kill(os.getpid(), signal.SIGINT)
+        ranks, _, name = os.environ.get("SIGNAL", "").partition(" ")
+        if int(self.steps_taken) == 7 and os.environ.get("LOCAL_RANK", "0") in ranks:
+            os.kill(os.getpid(), getattr(signal, name))
         return super().objective(batch)
 """
 
 
-def test_interrupted_on_two_it_goes_on_with_one(tmp_path, monkeypatch):
-    (tmp_path / "interrupting.py").write_text(INTERRUPTING)
+@pytest.fixture
+def signalled(tmp_path, monkeypatch) -> list[str]:
+    """A run that gets signals from a variable of the environment."""
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    arguments = [*RUN, "--algo", "interrupting.Interrupting"]
-    monkeypatch.setenv("INTERRUPT", "yes")
-    together = start(tmp_path / "two", *arguments, *TWO)
+    return [*RUN, "--algo", "signalled.Signalled"]
+
+
+def assert_goes_on_with_one(arguments: list[str], out: Path, monkeypatch) -> None:
+    (two,) = records.find_runs([out / "two"])
+    monkeypatch.delenv("SIGNAL")
+    code, _, errors = command("fit", "--resume", two, "--algo", "signalled.Signalled")
+    assert code == 0, errors
+    code, _, errors = command(*arguments, "--out", out / "one")
+    assert code == 0, errors
+    (one,) = records.find_runs([out / "one"])
+    assert_same_run(one, two)
+
+
+def test_interrupted_on_two_it_goes_on_with_one(signalled, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGNAL", "01 SIGINT")
+    together = start(tmp_path / "two", *signalled, *TWO)
     _, errors = together.communicate(timeout=120)
     assert together.returncode == 130, errors
     assert "stopped by SIGINT after step 10" in errors  # where all processes ask each other
     (two,) = records.find_runs([tmp_path / "two"])
     assert records.read_run(two).state == "interrupted"
-    monkeypatch.delenv("INTERRUPT")
-    code, _, errors = command("fit", "--resume", two)
-    assert code == 0, errors
-    code, _, errors = command(*arguments, "--out", tmp_path / "one")
-    assert code == 0, errors
-    (one,) = records.find_runs([tmp_path / "one"])
-    assert_same_run(one, two)
+    assert_goes_on_with_one(signalled, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("dies", "code"), [(0, -signal.SIGKILL), (1, 2)])
+def test_where_one_of_two_dies_the_other_says_so_in_a_sentence(
+    dies, code, signalled, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SIGNAL", f"{dies} SIGKILL")
+    together = start(tmp_path / "two", *signalled, *TWO, "--check-every", "5")
+    _, errors = together.communicate(timeout=120)
+    assert together.returncode == code, errors
+    assert "Traceback" not in errors
+    (said,) = (line for line in errors.splitlines() if line.startswith("dgbench: "))
+    (two,) = records.find_runs([tmp_path / "two"])
+    assert "Another process that trained along has ended" in said
+    assert f"`dgbench fit --resume {two}`" in said
+    assert records.read_run(two).state == ("interrupted" if dies else "running")
+    assert_goes_on_with_one([*signalled, "--check-every", "5"], tmp_path, monkeypatch)
 
 
 def trainer_of(processes: int, **options: Any) -> pl.Trainer:
