@@ -10,6 +10,7 @@ import atexit
 import gc
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         return _EXIT_USAGE
     except OSError as error:
         sys.stderr.write(
-            f"dgbench: {error}. What was written before is whole; make room or give access, and go "
-            "on with `dgbench fit --resume last`.\n"
+            f"dgbench: {error}. What was written before is whole; make room or give access, and "
+            "give the command again.\n"
         )
         return _EXIT_USAGE
     except KeyboardInterrupt:
@@ -97,6 +98,7 @@ def _fit(arguments: list[str]) -> int:
 
     settings = resolve_arguments(arguments)
     console = _console()
+    from dgbench.disk import complaint
     from dgbench.errors import Interrupted
     from dgbench.report import show
     from dgbench.training import run
@@ -108,6 +110,12 @@ def _fit(arguments: list[str]) -> int:
     except Interrupted as interrupted:
         sys.stderr.write(f"dgbench: {interrupted}\n")
         return _EXIT_INTERRUPTED
+    except OSError as error:
+        raise UsageError(
+            f"{complaint(error, settings.out)}. What was written before is whole; make room or "
+            "give access, and go on with "
+            f"`dgbench fit --resume last --out {shlex.quote(settings.out)}`."
+        ) from error
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from datamodules.seeds import derive_seed
@@ -25,6 +27,31 @@ from leaderboard import records
 
 # Several devices ask each other whether to stop: a question costs as much as a small step.
 _STEPS_BETWEEN_QUESTIONS = 10
+
+
+class CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint where it belongs, to the disk.
+
+    Lightning's own class writes it into TMPDIR, which may be small, and then moves it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Writes it.
+
+        Args:
+            checkpoint: all of it.
+            path: the file.
+            storage_options: nothing.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        # By a file of Python's, which tells when the disk is full; torch's own does not.
+        with open(path, "wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class Tally:
@@ -257,8 +284,6 @@ class Recorder(StepRecorder):
         temporary = path.with_name(f".{name}.tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
             records.replace(temporary, path)
 
     def _write_status(self, trainer: pl.Trainer, status: str, error: str | None = None) -> None:

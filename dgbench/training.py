@@ -25,7 +25,7 @@ from dgbench.networks import Network, NetworkOptions, build_network
 from dgbench.progress import ProgressBar
 from dgbench.provenance import hardware, provenance
 from dgbench.record import Record
-from dgbench.recorder import Recorder
+from dgbench.recorder import CheckpointFile, Recorder
 from dgbench.resuming import checkpoint_to_resume, require_same_code
 from dgbench.runtime import matmul_precision, quiet_lightning, seeded
 from dgbench.settings import Settings
@@ -268,6 +268,7 @@ def _train(
         callbacks=callbacks,
         use_distributed_sampler=False,
     )
+    trainer.strategy.checkpoint_io = CheckpointFile()
     record.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device.type)
     # Last, when nothing that the user gave can fail any more: --force replaces a finished record.
     require_exact(trainer, algorithm)

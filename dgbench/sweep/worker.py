@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dgbench.disk import FULL, complaint
 from dgbench.settings import Settings
 
 State = Literal["finished", "claimed", "interrupted", "refused", "failed", "full", "alone"]
@@ -44,9 +44,10 @@ def train(group: Sequence[Settings]) -> list[Outcome]:
     from dgbench.training import build_data, folder_of, run
     from leaderboard import records
 
+    out = group[0].out
     if len(group) == 1:
-        return [_outcome(lambda: run(group[0]))]
-    outcome = _outcome(lambda: run_stacked(group))
+        return [_outcome(lambda: run(group[0]), out)]
+    outcome = _outcome(lambda: run_stacked(group), out)
     if outcome.state in ("failed", "refused"):
         # By one of them perhaps, or by what no model of several can do.
         outcome = Outcome("alone", outcome.message)
@@ -55,7 +56,7 @@ def train(group: Sequence[Settings]) -> list[Outcome]:
     return [finished if records.is_finished(f) else outcome for f in folders]
 
 
-def _outcome(training: Callable[[], object]) -> Outcome:
+def _outcome(training: Callable[[], object], out: str) -> Outcome:
     from datamodules.errors import DataError
     from dgbench.claims import ClaimedError
     from dgbench.errors import Interrupted, UsageError
@@ -71,7 +72,7 @@ def _outcome(training: Callable[[], object]) -> Outcome:
         # Whatever an algorithm of a user's own raises: it must not end the others' runs.
         full = _full_disk(error)
         if full is not None:
-            return Outcome("full", str(full))
+            return Outcome("full", complaint(full, out))
         if isinstance(error, UsageError | DataError | RecordError):
             return Outcome("refused", str(error))
         # The disk that it is printed to may have filled up by now.
@@ -84,7 +85,7 @@ def _outcome(training: Callable[[], object]) -> Outcome:
 def _full_disk(error: BaseException | None) -> OSError | None:
     """What a full disk raised, if that is behind an error: torch and our own messages wrap it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -11,8 +11,7 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -344,20 +343,6 @@ def test_a_full_disk_stops_the_launcher_and_the_same_sweep_goes_on(tmp_path, mon
     assert same_weights(runs[0].folder, whole[0].folder)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 400 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("only root may mount a small disk, on Linux")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 @pytest.mark.parametrize("stacked", [1, 2])
 def test_wherever_a_disk_fills_up_one_message_says_so_and_the_same_sweep_goes_on(
     stacked, small_disk, tmp_path
@@ -381,6 +366,7 @@ def test_wherever_a_disk_fills_up_one_message_says_so_and_the_same_sweep_goes_on
         reached.append(checkpoints.step_of(last))
         filler.unlink()
     assert all(re.search("No space left on device.*same command goes on", each) for each in said)
+    assert all(str(small_disk) in each for each in said)
     assert reached == sorted(reached), "a checkpoint was lost"
     assert set(reached) == {0, 2}, "it filled up both before and behind a checkpoint"
     assert all(same_weights(r.folder, w.folder) for r, w in zip(runs, whole, strict=True))
@@ -398,12 +384,13 @@ def test_a_run_that_another_launcher_trains_is_asked_for_again(monkeypatch):
     assert events == [("claimed", False), ("claimed", False), ("finished", True)]
 
 
-def test_a_signal_stops_it_with_what_is_under_way(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_it_with_what_is_under_way(number, tmp_path):
     runs = plan(sweep(algos=["irm", "erm"]), str(tmp_path)).runs
 
     def act(run: PlannedRun) -> Outcome:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return Outcome("interrupted", "stopped by SIGTERM after step 3")
+        os.kill(os.getpid(), number)
+        return Outcome("interrupted", f"stopped by {number.name} after step 3")
 
     executor = Here(act)
     with pytest.raises(Interrupted, match="the same command goes on"):
