@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dgbench.claims import claimed, holder
-from dgbench.errors import UsageError
+from dgbench.errors import Interrupted, UsageError
 from leaderboard import generations, records
 from leaderboard.errors import RecordError
 
@@ -89,7 +89,7 @@ def write_failure(folder: Path, message: str) -> None:
     """
     status = {"status": "failed", "step": step_of(folder), "error": message}
     # A full disk may be the reason, and another process may train it by now.
-    with contextlib.suppress(OSError, UsageError), claimed(folder) as claim:
+    with contextlib.suppress(OSError, UsageError, Interrupted), claimed(folder) as claim:
         if claim is not None and not records.is_finished(folder):
             claim.folder.mkdir(exist_ok=True)
             records.write_json_atomic(claim.folder / records.STATUS_FILE, status)
