@@ -21,7 +21,7 @@ from dgbench.networks import Network
 from leaderboard import records
 from leaderboard.predictions import Predictions, PredictionsWriter
 from leaderboard.schedule import check_steps
-from leaderboard.selection import selected_steps
+from leaderboard.selection import diverged, selected_steps
 
 
 class Record:
@@ -125,6 +125,10 @@ class Record:
         """Whether the newest of the checks so far is the one that ``train_val`` would choose."""
         return selected_steps(checks, *self.roles)["train_val"] == checks[-1]["step"]
 
+    def has_diverged(self, check: records.CheckLine) -> bool:
+        """Whether the run ends at this check because its training has broken down."""
+        return diverged(check, self.roles[0])
+
     def complete(
         self,
         checks: Sequence[records.CheckLine],
@@ -208,7 +212,7 @@ class Record:
         self.write_status("finished", last_step)
         records.write_done(
             self.folder,
-            status="diverged" if "diverged" in checks[-1] else "finished",
+            status="diverged" if self.has_diverged(checks[-1]) else "finished",
             last_step=last_step,
             selected=selected_steps(checks, *self.roles),
             seconds=seconds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import signal
 import time
@@ -262,8 +261,7 @@ class Recorder(StepRecorder):
         }
         if algorithm.conclusion is not None:
             line["conclusion"] = cast(records.Conclusion, algorithm.conclusion)
-        numbers = [*means, *flat_metrics(line).values()]
-        trainer.should_stop = trainer.should_stop or not all(map(math.isfinite, numbers))
+        trainer.should_stop = trainer.should_stop or self.record.has_diverged(line)
         if trainer.is_global_zero:
             self.record.add(line)
         if self.record.keeps_selected and self.record.is_selected(self._checks(trainer)):

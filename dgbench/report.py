@@ -45,7 +45,8 @@ def show(console: Console, run: records.Run) -> None:
         console.print(_sets(conclusion))
         console.print(escape(conclusion["text"]), highlight=False)
     if run.done["status"] == "diverged":
-        console.print(f"The run diverged: its loss was not finite at step {run.done['last_step']}.")
+        last = run.done["last_step"]
+        console.print(f"The run diverged: at step {last} its training is not finite any more.")
     console.print(f"Record: {escape(str(run.folder))}", highlight=False, soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ from leaderboard.records import (
     canonical_json,
 )
 from leaderboard.schedule import check_steps
-from leaderboard.selection import selected_steps
+from leaderboard.selection import diverged, selected_steps
 
 TOLERANCES: Mapping[str, float] = {"accuracy": 0.0, "nll": 1e-6, "brier": 1e-6, "ece": 1e-4}
 """How far a metric may be from that of the saved predictions, whose logits are float32."""
@@ -121,7 +121,7 @@ def _needed(run: RunJson) -> set[str]:
 
 
 def _of_done(record: Record, lines: Sequence[CheckLine], done: DoneJson) -> Iterator[str]:
-    status = "diverged" if "diverged" in lines[-1] else "finished"
+    status = "diverged" if diverged(lines[-1], record.train) else "finished"
     expected = {
         "status": status,
         "last_step": lines[-1]["step"],

@@ -130,6 +130,23 @@ def selected_steps(
     return steps
 
 
+def diverged(check: CheckLine, train_names: Sequence[str]) -> bool:
+    """Whether a run ends at a check because its training has broken down.
+
+    That is so when a training value, or a metric on the training environments, is not finite. Those
+    of held-out environments have no say: they must not decide how long a run is trained.
+
+    Args:
+        check: As measured, or as read, where null stands for what is not finite.
+        train_names: Names of the training environments.
+    """
+    numbers = [*check["train"].values()]
+    for split, metrics in check["splits"].items():
+        if split.rpartition("/")[0] in train_names:
+            numbers += [metrics["accuracy"], metrics["nll"], metrics["brier"], metrics["ece"]]
+    return any(number is None or not np.isfinite(number) for number in numbers)
+
+
 def choose(
     rule: SelectionRule,
     draws: Sequence[Record],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from datamodules.streams import EnvironmentBatch
 from dgbench.errors import Interrupted
 from dgbench.evaluation import evaluate_stacked
 from dgbench.record import Record
-from dgbench.recorder import StepRecorder, flat_metrics
+from dgbench.recorder import StepRecorder
 from dgbench.stacked.checkpoints import Part
 from dgbench.stacked.model import StackedAlgorithm
 from leaderboard import records
@@ -124,8 +123,7 @@ class StackedRecorder(StepRecorder):
                 "splits": measured[position],
             }
             run.add(line)
-            numbers = [*means[position], *flat_metrics(line).values()]
-            if not all(map(math.isfinite, numbers)):
+            if run.has_diverged(line):
                 diverged.append(position)
         self._save(trainer, at_check=True)
         for position in diverged:

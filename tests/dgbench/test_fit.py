@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,10 @@ import torch
 import dgbench
 from dgbench.checkpoints import read, score
 from dgbench.errors import UsageError
+from dgbench.evaluation import evaluate
 from leaderboard import records
+from leaderboard.derived import contradictions
+from leaderboard.sources import load
 from tests.dgbench.tiny import TINY, checks, command, fit
 
 
@@ -180,6 +184,26 @@ def test_finite_losses_with_broken_weights_are_no_finished_run(tmp_path):
     run = records.read_run(folder)
     assert run.checks[-1]["splits"]["-90%/main"]["accuracy"] is None
     assert run.state == "diverged"
+
+
+@pytest.mark.parametrize(("broken", "state"), [("-90%", "finished"), ("+90%", "diverged")])
+def test_only_training_environments_stop_a_run(broken, state, tmp_path, monkeypatch):
+    def without_numbers(*arguments):
+        measured = evaluate(*arguments)
+        for split in measured:
+            if split.startswith(broken):
+                measured[split]["accuracy"] = math.nan
+        return measured
+
+    monkeypatch.setattr("dgbench.recorder.evaluate", without_numbers)
+    run = records.read_run(fit(tmp_path))
+    assert run.state == state
+    assert [check["step"] for check in run.checks] == ([2, 4] if state == "finished" else [2])
+    for check in run.checks:
+        assert check["splits"][f"{broken}/holdout"]["accuracy"] is None
+        assert check["splits"][f"{broken}/holdout"]["brier"] is not None
+    (record,), left_out = load([tmp_path])
+    assert [*contradictions(record), *left_out] == []
 
 
 def test_force_with_a_mistake_leaves_the_finished_record(tmp_path):
