@@ -36,6 +36,8 @@ class Algorithm(pl.LightningModule):
         weight_decay: Adam's weight decay, at least 0 (added to the gradient).
         l2: coefficient of the sum of all squared parameters, biases included, in the loss
             itself, as in the IRM paper's code; at least 0.
+        loss_scale: factor of the objective, before l2 is added; above 0. Adam's steps do not
+            feel it, but its eps and l2 do: the REx paper's code sums risks where ours averages.
         rescale_loss: divide the whole loss by the penalty's weight where that is above 1, as
             the IRM and REx papers' code does and DomainBed does not.
         restart_optimizer: forget Adam's moments at the step at which the penalty switches on,
@@ -66,6 +68,7 @@ class Algorithm(pl.LightningModule):
         learning_rate: Annotated[float, LogUniform(10**-4.5, 10**-2.5)] = 1e-3,
         weight_decay: float = 0.0,
         l2: float = 0.0,
+        loss_scale: float = 1.0,
         rescale_loss: bool = False,
         restart_optimizer: bool = False,
     ) -> None:
@@ -79,11 +82,13 @@ class Algorithm(pl.LightningModule):
         require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
         require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
         require(l2 >= 0, "l2", l2, "at least 0")
+        require(loss_scale > 0, "loss_scale", loss_scale, "above 0")
         self.network = network
         self.n_environments = n_environments
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.l2 = l2
+        self.loss_scale = loss_scale
         self.rescale_loss = rescale_loss
         self.restart_optimizer = restart_optimizer
         self.anneal_steps = 0
@@ -175,7 +180,7 @@ class Algorithm(pl.LightningModule):
         return annealed
 
     def differentiated(self, batch: EnvironmentBatch) -> tuple[Tensor, dict[str, Any]]:
-        """What a step differentiates, as pure as the objective: its loss with l2, rescaled.
+        """What a step differentiates, as pure as the objective: its loss, scaled, and l2.
 
         Args:
             batch: the batch.
@@ -184,7 +189,7 @@ class Algorithm(pl.LightningModule):
             A scalar, and what the objective returned.
         """
         outputs = self.objective(batch)
-        loss: Tensor = outputs["loss"]
+        loss: Tensor = self.loss_scale * outputs["loss"]
         # Of stacked runs that differ in it, l2 is a tensor, which cannot be asked.
         if isinstance(self.l2, Tensor) or self.l2:
             squares = torch.stack([p.square().sum() for p in self.network.parameters()])

@@ -146,6 +146,15 @@ def test_rescaling_leaves_algorithms_without_a_weight_alone():
     assert make_erm(rescale_loss=True).training_step(batch, 0) == loss
 
 
+def test_the_loss_is_scaled_before_l2_is_added():
+    batch = make_batch((9, 9))
+    l2 = (make_erm(l2=0.5).training_step(batch, 0) - make_erm().training_step(batch, 0)).item()
+    scaled = make_erm(l2=0.5, loss_scale=4.0).training_step(batch, 0).item()
+    assert scaled == pytest.approx(4 * make_erm().training_step(batch, 0).item() + l2, rel=1e-12)
+    with pytest.raises(UsageError, match=r"loss_scale is 0\.0; it must be above 0"):
+        make_erm(loss_scale=0.0)
+
+
 def test_l2_is_over_all_parameters_biases_included():
     erm = make_erm(l2=0.5)
     for position, parameter in enumerate(erm.parameters()):

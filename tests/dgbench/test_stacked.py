@@ -249,7 +249,12 @@ def test_the_optimiser_is_restarted_run_by_run_and_gradients_are_clipped_run_by_
         options: dict[str, Any] = {"restart_optimizer": True, "rescale_loss": True}
         return [
             make_algorithm(
-                "irm", data[n], **options, penalty_weight=10.0**n, anneal_steps=at
+                "irm",
+                data[n],
+                **options,
+                penalty_weight=10.0**n,
+                loss_scale=n + 1.0,
+                anneal_steps=at,
             ).double()
             for n, at in switches
         ]
