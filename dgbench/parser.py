@@ -99,7 +99,8 @@ def build_parser(names: Names | None = None) -> ArgumentParser:
         "--matmul-precision",
         type=Literal["highest", "high", "medium"],
         default="highest",
-        help="Of float32 matrix products.",
+        help="Of products of float32 matrices. Only highest is float32 everywhere: medium is "
+        "bfloat16 on processors with AMX. The record says what it was.",
     )
     add("--out", default=DEFAULT_OUT, help="Folder of the records.")
     add("--logger", type=list[Logger], help="csv, tensorboard or wandb; repeatable.")

@@ -49,20 +49,39 @@ def provenance(names: Mapping[str, str]) -> records.Provenance:
     return made
 
 
-def hardware(devices: int, accelerator: str) -> records.Hardware:
-    """What this process runs on.
+def hardware(devices: int, device: torch.device) -> records.Hardware:
+    """What this process runs on, at the precision of float32 products that now holds.
 
     Args:
         devices: number of devices that train together.
-        accelerator: their kind, ``cpu`` or ``cuda`` for example.
+        device: one of them.
     """
     return {
         "cpu": _processor(),
+        "amx": bool(torch.cpu.get_capabilities().get("amx_bf16", False)),
+        "float32_products": float32_products(device),
         "threads": torch.get_num_threads(),
         "devices": devices,
-        "accelerator": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
+        "accelerator": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "memory_gb": memory_gb(),
     }
+
+
+def float32_products(device: torch.device) -> records.Float32Products:
+    """What matrix products of float32 numbers are computed in, at the precision that now holds.
+
+    ``medium`` is float32 on one processor and bfloat16 on the next, so this measures: bfloat16 has
+    a relative error of 2e-3, TF32 of 3e-4, float32 of 3e-7.
+
+    Args:
+        device: where they are computed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 256, 256, generator=generator)
+    exact = left.double() @ right.double()
+    product = (left.to(device) @ right.to(device)).cpu()
+    error = ((product - exact).norm() / exact.norm()).item()
+    return "float32" if error < 1e-5 else "tf32" if error < 1e-3 else "bfloat16"
 
 
 def git_state(folder: Path) -> records.GitState:

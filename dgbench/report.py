@@ -47,6 +47,13 @@ def show(console: Console, run: records.Run) -> None:
     if run.done["status"] == "diverged":
         last = run.done["last_step"]
         console.print(f"The run diverged: at step {last} its training is not finite any more.")
+    products = run.run["hardware"].get("float32_products", "float32")
+    if products != "float32":
+        console.print(
+            f"matmul_precision {settings['matmul_precision']}: products of float32 numbers were "
+            f"computed in {products} on this machine.",
+            highlight=False,
+        )
     console.print(f"Record: {escape(str(run.folder))}", highlight=False, soft_wrap=True)
 
 

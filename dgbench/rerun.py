@@ -165,7 +165,10 @@ def _made_by(run: records.RunJson) -> dict[str, Any]:
         },
         "python": provenance["python"],
         **provenance["packages"],
-        **{name: hardware.get(name) for name in ("cpu", "threads", "devices", "accelerator")},
+        **{
+            name.replace("_", " "): hardware.get(name)
+            for name in ("cpu", "threads", "devices", "accelerator", "float32_products")
+        },
     }
 
 

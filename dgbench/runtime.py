@@ -28,7 +28,8 @@ def matmul_precision(precision: str) -> Iterator[None]:
     """Sets the precision of float32 matrix products.
 
     Args:
-        precision: ``highest``, ``high`` or ``medium``, as torch names it.
+        precision: ``highest``, ``high`` or ``medium``, as torch names it. Only the first is float32
+            everywhere.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)

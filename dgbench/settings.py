@@ -72,7 +72,8 @@ class Settings:
         check_every: steps between two checks.
         first_check: step behind which the first check comes; None is ``check_every``.
         selection: rule that picks the check whose numbers are the run's.
-        matmul_precision: of float32 matrix products, as torch names it.
+        matmul_precision: of products of float32 matrices, as torch names it; what they are computed
+            in depends on the machine, unless it is ``highest``.
         trainer: arguments of Lightning's Trainer.
         out: folder under which records are written.
         logger: Lightning's loggers to add.

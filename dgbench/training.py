@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
@@ -269,7 +270,7 @@ def _train(
         use_distributed_sampler=False,
     )
     trainer.strategy.checkpoint_io = CheckpointFile()
-    record.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device.type)
+    record.run["hardware"] = hardware(trainer.world_size, trainer.strategy.root_device)
     # Last, when nothing that the user gave can fail any more: --force replaces a finished record.
     require_exact(trainer, algorithm)
     if trainer.is_global_zero:
@@ -363,7 +364,7 @@ def _run_json(
         "class_names": list(data.class_names),
         "data_fingerprint": data.fingerprint,
         "provenance": {**provenance(settings.names), "locations": settings.locations()},
-        "hardware": hardware(1, "cpu"),
+        "hardware": hardware(1, torch.device("cpu")),
     }
     if problems := data.problems():
         content["data_problems"] = [{"kind": p.kind, "message": p.message} for p in problems]

@@ -158,7 +158,9 @@ def _origin(record: Record) -> dict[str, Any]:
         "created": provenance["created"],
         "seconds": None if record.total_seconds is None else round(record.total_seconds, 1),
         "machine": f"{hardware['cpu']}, {hardware['threads']} threads, "
-        f"{hardware['devices']} {hardware['accelerator']}",
+        f"{hardware['devices']} {hardware['accelerator']}"
+        + f", products in {hardware['float32_products']}"
+        * ("float32_products" in hardware),
         "packages": ", ".join(f"{k} {v}" for k, v in provenance["packages"].items()),
         "data": run["data_fingerprint"],
     }

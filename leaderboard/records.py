@@ -65,6 +65,7 @@ DONE_SCHEMA = "dgbench.done/1"
 
 SelectionRule = Literal["train_val", "leave_one_out", "oracle", "last"]
 Role = Literal["train", "test", "unused"]
+Float32Products = Literal["float32", "tf32", "bfloat16"]
 State = Literal["finished", "diverged", "interrupted", "running", "failed"]
 
 
@@ -135,9 +136,16 @@ class Provenance(TypedDict):
 
 
 class Hardware(TypedDict):
-    """What the run was made on; `stacked`: the runs that trained as one model there, if any did."""
+    """What the run was made on.
+
+    `amx`: whether the processor has AMX, which multiplies bfloat16; `float32_products`: what
+    products of float32 numbers were computed in; `stacked`: the runs that trained as one model
+    there, if any did.
+    """
 
     cpu: str
+    amx: NotRequired[bool]
+    float32_products: NotRequired[Float32Products]
     threads: int
     devices: int
     accelerator: str

@@ -150,7 +150,7 @@ def _train(trials: Sequence[_Trial], claims: Sequence[Claim], *, resume: bool) -
         raise UsageError("Stacked runs train on one device; use --trainer.devices 1.")
     for record in recorded:
         record.run["hardware"] = {
-            **hardware(1, trainer.strategy.root_device.type),
+            **hardware(1, trainer.strategy.root_device),
             "stacked": len(trials),
         }
     stream = _stream(trials, trainer.strategy.root_device)

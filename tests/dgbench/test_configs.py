@@ -77,7 +77,7 @@ def test_the_irm_papers_protocol_trains_on_full_mnist(tmp_path):
     run = records.read_run(folder).run
     sizes = [environment["splits"]["main"]["n"] for environment in run["environments"]]
     assert sizes == [25_000, 25_000, 10_000]
-    assert run["settings"]["matmul_precision"] == "medium"
+    assert run["settings"]["matmul_precision"] == "highest"
     assert "root" not in run["settings"]["data"]
 
 

@@ -54,7 +54,7 @@ def make_settings(
         "check_every": 50,
         "selection": selection,
         "precision": "32-true",
-        "matmul_precision": "medium",
+        "matmul_precision": "highest",
         "deterministic": False,
     }
 
