@@ -23,9 +23,13 @@ assumed about other sets, no causal graph, and environments need not be known to
 
 **Under which assumptions.** All direct causes are among the variables: no hidden cause. No
 environment changes the target's own mechanism or noise. The rows are independent. The test's model
-holds: linear with noise of one law for ``residuals`` and ``chow`` (Gaussian, for exact levels),
-logistic for the tests for classes, within the regressor's reach for ``nonlinear``. Environments
-must be chosen without looking at Y or what Y causes.
+holds: linear with Gaussian noise for ``residuals`` and ``chow``, linear with noise of any one law
+for ``ranks``, logistic for the tests for classes, within the regressor's reach for ``nonlinear``.
+Environments must be chosen without looking at Y or what Y causes.
+
+**Where noise is not Gaussian** ``residuals`` and ``chow`` keep no promise: with Student's t noise
+of five degrees of freedom they reject the true set at level 0.05 in 14 to 36 % of draws, a false
+cause is named in up to 9.5 % and an interval misses in up to 21 %. Take ``test="ranks"`` there.
 
 **What it cannot do.** A cause is found only if environments move it (or its relatives) far enough
 that no set without it stays invariant. Silence about a variable is not evidence that it is no
@@ -46,8 +50,9 @@ paper (https://arxiv.org/abs/1907.02893) Y's noise has the environment's scale, 
 assumption. With scales 0.2, 0.5, 1 and 1,000 rows each, 300 of 300 draws are rejected; with 0.2, 2,
 5 only 37 %, and the other 63 % name the effect X2, because Y - X2 has one law everywhere.
 
-**Tests of one set** (``test=``). ``residuals`` sees means and variances, ``chow`` means and slopes
-exactly but hardly variances, ``nonlinear`` means and spreads of any regressor's residuals;
+**Tests of one set** (``test=``). ``residuals`` sees means and variances, ``ranks`` locations and
+spreads whatever the noise, ``chow`` means, slopes and, less sharply, variances, ``nonlinear`` means
+and spreads of any regressor's residuals;
 ``calibration`` for classes, binary or more; ``interaction`` and ``mean`` to compare with. Tests of
 variance, rank or loss are not offered for classes: they are invalid there.
 """
@@ -63,7 +68,7 @@ from dgbench.icp.classification import (
 from dgbench.icp.inference import TESTS, icp
 from dgbench.icp.invariance import InvarianceTest, SetTest
 from dgbench.icp.nonlinear import ResidualDistribution
-from dgbench.icp.regression import Chow, Residuals
+from dgbench.icp.regression import Chow, Ranks, Residuals
 from dgbench.icp.result import ICPResult
 
 __all__ = [
@@ -74,6 +79,7 @@ __all__ = [
     "Interaction",
     "InvarianceTest",
     "MeanResidual",
+    "Ranks",
     "ResidualDistribution",
     "Residuals",
     "SetTest",

@@ -14,7 +14,7 @@ from dgbench.icp import subsets
 from dgbench.icp.classification import Calibration, Interaction, MeanResidual
 from dgbench.icp.invariance import Bonferroni, Coefficients, InvarianceTest, SetTest
 from dgbench.icp.nonlinear import ResidualDistribution
-from dgbench.icp.regression import Chow, Residuals
+from dgbench.icp.regression import Chow, Ranks, Residuals
 from dgbench.icp.result import ICPResult, Interval
 from dgbench.icp.sample import Sample, make_sample, target_kind
 from dgbench.icp.screening import Screen, screen_note, select
@@ -27,6 +27,7 @@ MOST_VARIABLES = 16
 
 TESTS: Mapping[str, Callable[[], InvarianceTest]] = {
     "residuals": Residuals,
+    "ranks": Ranks,
     "chow": Chow,
     "calibration": Calibration,
     "interaction": Interaction,
@@ -123,6 +124,7 @@ def icp(
         return tests[subset].p_value
 
     found = subsets.search(len(names), p_value, alpha, estimate_only=estimate_only)
+    notes += [assumed] if (assumed := getattr(chosen, "assumption", "")) else []
     notes += dict.fromkeys(tested.note for tested in tests.values() if tested.note)
     accepted = {subset: tests[subset] for subset, value in found.items() if value > alpha}
     return ICPResult.from_p_values(

@@ -15,6 +15,7 @@ from dgbench.icp.invariance import (
     SetTest,
     adjusted,
     environment_factor,
+    rank_sums,
     refuse_few_rows,
 )
 from dgbench.icp.sample import FloatArray, IntArray, Sample, TargetKind
@@ -70,7 +71,7 @@ class ResidualDistribution:
         def test(subset: Subset) -> SetTest:
             residuals = _residuals(regressor, sample.centred[:, list(subset)], sample.target, fold)
             spread = _levene(residuals, sample.environment, counts)
-            location = adjusted(_rank_sums(residuals, sample.environment, counts), factor)
+            location = adjusted(rank_sums(residuals, sample.environment, counts), factor)
             return SetTest(min(1.0, 2 * min(spread, location)))
 
         return test
@@ -130,20 +131,3 @@ def _levene(residuals: FloatArray, environment: IntArray, counts: IntArray) -> f
     if within == 0:
         return 1.0 if between == 0 else 0.0
     return float(special.fdtrc(len(counts) - 1, len(sizes) - len(counts), between / within))
-
-
-def _rank_sums(residuals: FloatArray, environment: IntArray, counts: IntArray) -> FloatArray:
-    """Two-sided rank sum tests of each environment against the others.
-
-    Normal approximation, corrected for ties and for continuity, as R's for 50 rows and more.
-    """
-    _, position, ties = np.unique(residuals, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(ties) - (ties - 1) / 2)[position]
-    rows, own = len(residuals), counts.astype(np.float64)
-    difference = np.bincount(environment, ranks) - own * (rows + 1) / 2
-    tied = float((ties.astype(np.float64) ** 3 - ties).sum()) / (rows * (rows - 1))
-    deviation = np.sqrt(own * (rows - own) / 12 * (rows + 1 - tied))
-    distance = np.maximum(0.0, np.abs(difference) - 0.5)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p_values = 2 * special.ndtr(-distance / deviation)
-    return np.where(deviation > 0, p_values, 1.0)

@@ -16,6 +16,7 @@ from dgbench.icp.invariance import (
     adjusted,
     compare_moments,
     environment_factor,
+    rank_sums,
     refuse_few_rows,
 )
 from dgbench.icp.sample import BoolArray, FloatArray, Sample, TargetKind
@@ -26,6 +27,11 @@ _RANK_TOLERANCE = 1e-10
 # A fit that leaves less than this share of the target's spread leaves rounding errors.
 _EXACT = 1e-12
 
+GAUSSIAN = (
+    "What is guaranteed holds for Gaussian noise. Under heavier tails this test rejects the true "
+    "set too often, so that a false cause may be named and intervals miss; the test 'ranks' needs "
+    "no Gaussian noise."
+)
 EXACT_FIT = (
     "Some sets explain the target exactly, without noise; nothing contradicts their invariance, "
     "so they are accepted (p = 1)."
@@ -112,14 +118,17 @@ class Residuals:
 
     Welch's t test and the F test compare each environment's residuals with all others'; the set's
     p-value is twice the smaller of the two, the smallest over environments, times the factor of
-    ``environment_factor``. It assumes noise of one law with finite variance, sees changes of mean
-    and variance and nothing else, and costs microseconds a set. With Gaussian noise the F test
-    holds its level; with heavy tails it does not.
+    ``environment_factor``. It sees changes of mean and variance and nothing else, and costs
+    microseconds a set.
 
-    Level of the true set at alpha = 0.05, see ``tests/dgbench/icp/test_level.py``.
+    It assumes Gaussian noise: heavier tails make the F test reject what is invariant. At level 0.05
+    the true set is rejected in 14 to 32 % of draws with Student's t noise of five degrees of
+    freedom, and a false cause may be named. ``Ranks`` holds its level there
+    (``tests/dgbench/icp/test_level.py``).
     """
 
     name: ClassVar[str] = "residuals"
+    assumption: ClassVar[str] = GAUSSIAN
     target: ClassVar[TargetKind] = "numeric"
 
     def prepare(self, sample: Sample, bonferroni: Bonferroni) -> Callable[[Subset], SetTest]:
@@ -143,12 +152,55 @@ class Residuals:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """Location and spread of the residuals of one pooled fit, by ranks: for noise of any law.
+
+    Rank sum tests compare each environment's residuals with all others', and so their distances
+    from the median of all residuals; the set's p-value is twice the smaller of the two, the
+    smallest over environments, times the factor of ``environment_factor``. Under the null
+    hypothesis residuals are exchangeable up to the error of the fit, so heavy tails cost no level;
+    with strongly skewed noise and shifted inputs it is exceeded a little (exponential noise: 8 to
+    12 % at level 0.05).
+
+    Not published in this form: method II with Wilcoxon's test in place of Welch's, as R's
+    package has it under ``test="ranks"``, which looks at locations alone, and a rank test of
+    spread in place of F.
+    """
+
+    name: ClassVar[str] = "ranks"
+    target: ClassVar[TargetKind] = "numeric"
+
+    def prepare(self, sample: Sample, bonferroni: Bonferroni) -> Callable[[Subset], SetTest]:
+        """See ``InvarianceTest``."""
+        rows, size = sample.centred.shape
+        refuse_few_rows(sample, rows, "The table", size + 3)
+        pooled, counts = _Pooled(sample), sample.counts
+        factor = environment_factor(len(counts), bonferroni)
+
+        def test(subset: Subset) -> SetTest:
+            fit, residuals = pooled.fit(subset)
+            squares = float(residuals @ residuals)
+            coefficients = pooled.coefficients(subset, fit, squares)
+            if squares <= _EXACT * pooled.spread:
+                return SetTest(1.0, coefficients, EXACT_FIT)
+            location = rank_sums(residuals, sample.environment, counts)
+            # One centre for all: distances from each environment's own are not exchangeable.
+            distances = np.abs(residuals - np.median(residuals))
+            spread = rank_sums(distances, sample.environment, counts)
+            smaller = 2 * np.minimum(location, spread)
+            return SetTest(adjusted(smaller, factor), coefficients, pooled.note(subset, fit))
+
+        return test
+
+
+@dataclass(frozen=True)
 class Chow:
     """Method I: does a fit on all other environments predict this one? (section 3.2.1, Chow 1960).
 
     With the fit on the others, its prediction errors D in environment e, and
     Sigma = I + X_e (X'X)^-1 X_e', the statistic D' Sigma^-1 D / (n_e s^2) is F(n_e, n_-e - |S| - 1)
-    for Gaussian noise: exact, for means and slopes; it is nearly blind to a variance that changes.
+    for Gaussian noise, exactly. Made for means and slopes, it sees a variance that changes as well,
+    as prediction errors too large or too small, and rejects the true set under heavier tails.
     By Woodbury's identity D' Sigma^-1 D is the pooled fit's residual sum of squares less that of
     the others, so no n_e x n_e matrix is formed and, unlike in R, no rows are subsampled. Where a
     design is singular the difference of the two fits' dimensions replaces n_e. The set's p-value
@@ -160,6 +212,7 @@ class Chow:
     """
 
     name: ClassVar[str] = "chow"
+    assumption: ClassVar[str] = GAUSSIAN
     target: ClassVar[TargetKind] = "numeric"
 
     def prepare(self, sample: Sample, bonferroni: Bonferroni) -> Callable[[Subset], SetTest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,10 +54,27 @@ def environments(count: int, rows: int) -> np.ndarray:
     return np.repeat(np.arange(count), rows)
 
 
+NOISE: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "normal": lambda random, n: random.normal(size=n),
+    "t5": lambda random, n: random.standard_t(5, n),
+    "laplace": lambda random, n: random.laplace(size=n),
+    "exponential": lambda random, n: random.exponential(size=n) - 1,
+}
+
+
 def linear(
-    random: np.random.Generator, *, count: int = 3, rows: int = 100, shift: float = 1.0
+    random: np.random.Generator,
+    *,
+    count: int = 3,
+    rows: int = 100,
+    shift: float = 1.0,
+    noise: str = "normal",
+    scales: tuple[float, ...] = (1.0,),
 ) -> Table:
-    """Two causes and an effect of Y; environments but the first shift a cause, and the effect."""
+    """Two causes and an effect of Y; environments but the first shift a cause, and the effect.
+
+    Y's noise has the law ``noise`` and, where ``scales`` has several, another size in each.
+    """
     e = environments(count, rows)
     moves = np.zeros((count, 3))
     for number in range(1, count):
@@ -64,7 +82,8 @@ def linear(
         moves[number, 2] = (-1) ** number * 1.5
     moved = shift * moves[e]
     causes = random.normal(size=(len(e), 2)) + moved[:, :2]
-    target = 1.0 * causes[:, 0] - 0.7 * causes[:, 1] + random.normal(size=len(e))
+    size = np.resize(scales, count)[e]
+    target = 1.0 * causes[:, 0] - 0.7 * causes[:, 1] + size * NOISE[noise](random, len(e))
     effect = 0.8 * target + random.normal(size=len(e)) + moved[:, 2]
     return Table(np.column_stack([causes, effect]), target, e)
 

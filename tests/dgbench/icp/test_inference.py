@@ -201,7 +201,7 @@ def test_a_screen_may_keep_more_variables_than_rows_allow():
 
 def test_a_screen_that_leaves_nothing_out_changes_nothing():
     assert icp(*GOOD, screen="lasso").set_p_values == icp(*GOOD).set_p_values
-    assert icp(*GOOD, screen="lasso").notes == ()
+    assert icp(*GOOD, screen="lasso").notes == icp(*GOOD).notes
 
 
 # What it refuses
@@ -229,7 +229,7 @@ def test_a_screen_that_leaves_nothing_out_changes_nothing():
         (lambda t: t, {"variables": ["a", "b", "a"]}, "name of its own"),
         (lambda t: t, {"alpha": 0}, "alpha is 0"),
         (lambda t: t, {"alpha": 5}, "alpha is 5"),
-        (lambda t: t, {"test": "anova"}, "one of residuals, chow"),
+        (lambda t: t, {"test": "anova"}, "one of residuals, ranks, chow"),
         (lambda t: t, {"bonferroni": "none"}, "recommended, R"),
         (lambda t: t, {"intervals": "wide"}, "marginal, simultaneous"),
         (lambda t: t, {"screen": "ridge"}, "boosting, lasso, stability"),

@@ -50,6 +50,50 @@ def chow_p_value(inputs, target, environment) -> float:
     return float(min(1.0, len(found) * min(found)))
 
 
+def ranks_p_value(inputs, target, environment, factor: int) -> float:
+    """Scipy's rank sum tests of residuals and of their distances from the median."""
+    weights = fitted(inputs, target)
+    residuals = target - weights[0] - inputs @ weights[1:]
+    found = [
+        stats.mannwhitneyu(
+            values[environment == e], values[environment != e], method="asymptotic"
+        ).pvalue
+        for values in (residuals, np.abs(residuals - np.median(residuals)))
+        for e in np.unique(environment)
+    ]
+    return float(min(1.0, 2 * factor * min(found)))
+
+
+@pytest.mark.parametrize(("count", "factor"), [(2, 1), (3, 3), (5, 5)])
+@pytest.mark.parametrize("noise", ["normal", "t5"])
+def test_ranks_are_scipys(count, factor, noise):
+    # An odd number of rows: of an even one two are as far from the median, but for rounding.
+    drawn = table(6, count=count, shift=0.3, noise=noise)
+    inputs, target, environment = (part[:-1] for part in drawn)
+    result = icp(inputs, target, environment, test="ranks")
+    for subset, p_value in zip(subsets(3), result.set_p_values.values(), strict=True):
+        expected = ranks_p_value(inputs[:, list(subset)], target, environment, factor)
+        assert p_value == pytest.approx(expected, rel=1e-9)
+
+
+def test_ranks_forgive_one_wild_row_that_the_variance_does_not():
+    inputs, target, environment = table(7)
+    target[5] += 30
+    p_values = {
+        test: icp(inputs, target, environment, test=test).set_p_values["X1", "X2"]
+        for test in ("residuals", "chow", "ranks")
+    }
+    assert p_values["residuals"] < 0.001
+    assert p_values["chow"] < 0.001
+    assert p_values["ranks"] > 0.05
+
+
+@pytest.mark.parametrize(("test", "noted"), [("residuals", 1), ("chow", 1), ("ranks", 0)])
+def test_the_guarantee_says_what_it_asks_of_the_noise(test, noted):
+    notes = icp(*table(8), test=test).notes
+    assert sum("holds for Gaussian noise" in note for note in notes) == noted
+
+
 @pytest.mark.parametrize(("count", "factor"), [(2, 1), (3, 3), (5, 5)])
 def test_method_two_is_the_papers(count, factor):
     inputs, target, environment = table(1, count=count, shift=0.3)
