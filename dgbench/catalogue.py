@@ -13,14 +13,14 @@ from dgbench.protocols import configs, protocols
 
 Rows = Iterator[tuple[str, ...]]
 
-ALGORITHM_COLUMNS = ("algorithm", "what", "year", "paper", "hyper-parameters")
+ALGORITHM_COLUMNS = ("algorithm", "what", "year", "paper", "hyper-parameters (defaults)")
 DATASET_COLUMNS = (
     "data set",
     "what",
     "environments",
     "classes",
     "contents",
-    "options",
+    "options (defaults)",
     "protocols",
 )
 PROTOCOL_COLUMNS = ("data set", "protocol", "what")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from argparse import SUPPRESS
 from argparse import ArgumentParser as PlainParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dgbench import registry
 from dgbench.errors import UsageError
@@ -168,6 +168,27 @@ def build_inspect_parser(names: Names | None = None) -> ArgumentParser:
     return parser
 
 
+def show_values(parser: ArgumentParser, layers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Lets help show what configurations say in place of the signatures' defaults, and which does.
+
+    Args:
+        parser: of ``fit`` or ``inspect``, with its classes.
+        layers: nested options by the configuration's name, later ones winning.
+    """
+    values: dict[str, tuple[Any, str]] = {}
+    for source, content in layers.items():
+        for key, value in content.items():
+            parts = value if isinstance(value, Mapping) else {"": value}
+            values |= {f"{key}.{n}" if n else key: (part, source) for n, part in parts.items()}
+    for action in parser._actions:
+        if action.dest in values:
+            value, source = values[action.dest]
+            parser.set_defaults({action.dest: value})
+            # The names are why these configurations are read, not what they set.
+            if action.dest not in ("algo.name", "data.name", "protocol"):
+                action.help = f"{action.help} Set by {source}."
+
+
 def refuse_unknown(parser: PlainParser, arguments: Sequence[str]) -> None:
     """Refuses options that the parser does not have.
 
@@ -235,16 +256,13 @@ def _add_classes(parser: ArgumentParser, algo: str, dataset: str) -> None:
     import pytorch_lightning as pl
 
     from dgbench.networks import NetworkOptions
-    from dgbench.search_space import hyperparameters
 
-    algorithm = registry.load("algorithm", algo)
+    algorithm, data_set = registry.load("algorithm", algo), registry.load("data set", dataset)
     add = parser.add_class_arguments
     add(algorithm, "algo", skip={"network", "n_environments"}, instantiate=False)
-    add(registry.load("data set", dataset), "data", skip=_HAVE_FLAGS, instantiate=False)
+    add(data_set, "data", skip=_HAVE_FLAGS, instantiate=False)
     add(NetworkOptions, "network", instantiate=False)
     add(pl.Trainer, "trainer", skip={*_INSTEAD, *_SET_HERE}, instantiate=False)
     # A run of a benchmark takes one device unless it is told otherwise, not every GPU it can see.
     parser.set_defaults({"trainer.devices": 1})
     _hide_groups(parser)
-    searched = [f"{p.name} {p.range}" for p in hyperparameters(algorithm) if p.range is not None]
-    parser.epilog = f"Search ranges: {'; '.join(searched)}."

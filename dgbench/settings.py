@@ -13,7 +13,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import yaml
 
@@ -29,9 +29,10 @@ from dgbench.parser import (
     build_parser,
     in_our_words,
     refuse_unknown,
+    show_values,
 )
 from dgbench.protocols import Names, configs, names_of
-from dgbench.search_space import draw, hyperparameters
+from dgbench.search_space import Choice, Range, draw, hyperparameters
 from dgbench.search_spaces import SearchSpace, read
 from dgbench.source import hashes
 from dgbench.trust import refuse_unnamed_code
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 # What of the Trainer decides the numbers, and so belongs to the record.
 _DECIDES_NUMBERS = ("precision", "deterministic", "gradient_clip_val", "gradient_clip_algorithm")
+_HELP = {"--help", "-h"}
 # What of a run's configuration says which data it has.
 _DATA_KEYS = ("data", "protocol", "test_env", "trial_seed", "data_seed")
 # Lightning's short names: one precision must not have two run_ids.
@@ -228,7 +230,7 @@ def resolve_arguments(arguments: Sequence[str]) -> Settings:
     elif resume is not None:
         layers.insert(0, _resumed(resume, flags))
     names = names_of(layers, flags)
-    if {"--help", "-h"} & set(flags) and names.algo is None:
+    if _HELP & set(flags) and names.algo is None:
         build_parser().print_help()
         raise SystemExit(0)
     return _second_phase(names, layers, flags, tuple(files))
@@ -271,16 +273,18 @@ def resolve_inspection(arguments: Sequence[str]) -> DataSettings:
     layers = [long_form(read_yaml(Path(file), "--config")) for file in files]
     names = names_of(layers, flags)
     named = any(flag.startswith("--data.name=") for flag in flags)
-    if {"--help", "-h"} & set(flags) and not named:
+    if _HELP & set(flags) and not named:
         build_inspect_parser().print_help()
         raise SystemExit(0)
     names.require_data()
-    of_data, of_user = (
-        [{key: layer[key] for key in _DATA_KEYS if key in layer} for layer in part]
-        for part in (names.layers().values(), layers)
-    )
+    suite = {source: _of_data(layer) for source, layer in _suite(names).items()}
+    own = [_of_data(layer) for layer in layers]
+    if _HELP & set(flags):
+        parser = build_inspect_parser(names)
+        show_values(parser, {**suite, **_of_files(files, own)})
+        _print_help(parser, flags)
     command = f"inspect --dataset {names.dataset}"
-    values = _parsed(build_inspect_parser, names, of_data, of_user, flags, command)
+    values = _parsed(build_inspect_parser, names, [*suite.values()], own, flags, command)
     values["test_env"] = [] if values["test_env"] is None else _listed(values["test_env"])
     values["data_seed"] = _data_seed(values)
     del values["trial_seed"]
@@ -383,13 +387,42 @@ def _second_phase(
     files: tuple[str, ...] = (),
 ) -> Settings:
     names.require()
-    suite = names.layers()
+    suite = _suite(names)
+    if _HELP & set(flags):
+        parser = build_parser(names)
+        show_values(parser, {**suite, **_of_files(files, layers)})
+        assert names.algo is not None
+        space = read(parser.get_default("search_space"))
+        ranges = "; ".join(f"{n} {r}" for n, r in _with_stated(space, names.algo).items())
+        parser.epilog = f"Search ranges of the space {space.name}: {ranges}."
+        _print_help(parser, flags)
     command = f"fit --algo {names.algo}"
     values = _parsed(build_parser, names, [*suite.values()], layers, flags, command)
     options = [*flags, *(option for layer in layers for option in as_options(layer))]
     values["search"] = _search(values, {option.partition("=")[0] for option in options})
-    applied = tuple(str(file.relative_to(configs().parent)) for file in suite)
-    return _settings(values, applied + files)
+    return _settings(values, (*suite, *files))
+
+
+def _suite(names: Names) -> dict[str, dict[str, Any]]:
+    """The suite's configurations, by their files' paths as a reader knows them."""
+    return {str(f.relative_to(configs().parent)): layer for f, layer in names.layers().items()}
+
+
+def _of_files(
+    files: Sequence[str], layers: Sequence[Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """The user's configurations by file; the first layer may be that of a run to go on with."""
+    return dict(zip(files, layers[len(layers) - len(files) :], strict=True))
+
+
+def _of_data(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: layer[key] for key in _DATA_KEYS if key in layer}
+
+
+def _print_help(parser: ArgumentParser, flags: Sequence[str]) -> NoReturn:
+    refuse_unknown(parser, flags)
+    parser.print_help()
+    raise SystemExit(0)
 
 
 def _parsed(
@@ -430,10 +463,15 @@ def _search(values: Mapping[str, Any], fixed: Collection[str]) -> SearchSpace:
                 f"{values['algo']['name']} on {values['data']['name']} has not. Name one with "
                 "--search-space that has not either."
             )
-    algorithm = registry.load("algorithm", values["algo"]["name"])
-    stated = {f"algo.{p.name}": p.range for p in hyperparameters(algorithm) if p.range is not None}
-    ranges = {**stated, **space.ranges}
+    ranges = _with_stated(space, values["algo"]["name"])
     return replace(space, ranges={n: r for n, r in ranges.items() if f"--{n}" not in fixed})
+
+
+def _with_stated(space: SearchSpace, algo: str) -> dict[str, Range | Choice]:
+    """The ranges of a space, and those that an algorithm's signature states beside it."""
+    options = hyperparameters(registry.load("algorithm", algo))
+    stated = {f"algo.{p.name}": p.range for p in options if p.range is not None}
+    return {**stated, **space.ranges}
 
 
 def _is_about_arguments(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from leaderboard.commands import fit_command
 from leaderboard.dotted import dotted
 from leaderboard.filling import with_environments
 from leaderboard.frame import Record
-from leaderboard.records import commit_text
+from leaderboard.records import Hardware, commit_text
 from leaderboard.tables import column_title
 
 WHOLE = "all"
@@ -157,13 +157,18 @@ def _origin(record: Record) -> dict[str, Any]:
         },
         "created": provenance["created"],
         "seconds": None if record.total_seconds is None else round(record.total_seconds, 1),
-        "machine": f"{hardware['cpu']}, {hardware['threads']} threads, "
-        f"{hardware['devices']} {hardware['accelerator']}"
-        + f", products in {hardware['float32_products']}"
-        * ("float32_products" in hardware),
+        "machine": _machine(hardware),
         "packages": ", ".join(f"{k} {v}" for k, v in provenance["packages"].items()),
         "data": run["data_fingerprint"],
     }
+
+
+def _machine(hardware: Hardware) -> str:
+    parts = [hardware["cpu"], f"{hardware['threads']} threads"]
+    parts += [f"{hardware['devices']} {hardware['accelerator']}"]
+    if "float32_products" in hardware:
+        parts += [f"products of float32 in {hardware['float32_products']}"]
+    return ", ".join(parts)
 
 
 def _command(record: Record) -> str | None:

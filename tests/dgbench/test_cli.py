@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+from dgbench.settings import resolve
 from tests.dgbench.tiny import TINY, command
 
 FIT = ("fit", "--algo", "irm", "--test-env", "2", *TINY)
@@ -104,8 +107,50 @@ def test_help_names_commands_and_options():
     assert code == 0
     assert "--algo.penalty_weight" in shown
     assert "biased upwards" in shown  # the docstring
-    assert "penalty_weight LogUniform(0.1, 100000)" in shown  # the range
+    assert "penalty_weight LogUniform(0.1, 100000)" in " ".join(shown.split())  # the range
     assert "--algo CONFIG" not in shown
+
+
+@pytest.mark.parametrize(
+    ("algo", "dataset", "protocol", "of_protocol"),
+    [
+        ("irm", "colored_mnist", "digits", "steps"),
+        ("vrex", "colored_mnist", "irm-paper", "network.width"),
+        ("irm", "pacs", "domainbed", "first_check"),
+        ("erm", "rotated_mnist", "digits", "selection"),
+    ],
+)
+def test_help_shows_the_values_that_a_run_has(algo, dataset, protocol, of_protocol, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    names = ("--algo", algo, "--dataset", dataset, "--protocol", protocol)
+    _, shown, _ = command("fit", *names, "--help")
+    settings = resolve({"algo": algo, "dataset": dataset, "protocol": protocol, "test_env": [0]})
+    sections = {"algo": settings.algo, "data": settings.data, "network": settings.network}
+    compared = set()
+    for line in re.sub(r"\n {20,}", " ", shown).splitlines():
+        stated = re.search(r"^  --([\w.-]+)[ ,].*default: (\S+)\)$", line)
+        section, _, option = stated[1].rpartition(".") if stated else ("", "", "")
+        flag = option.replace("-", "_")
+        if stated and section in sections:
+            value = sections[section][option]
+        elif flag in ("steps", "check_every", "first_check", "selection", "matmul_precision"):
+            value = getattr(settings, flag)
+        else:
+            continue
+        assert stated, line
+        assert stated[2] in (str(value), json.dumps(value)), line
+        compared.add(stated[1].replace("-", "_"))
+        if stated[1].replace("-", "_") == of_protocol:
+            assert re.search(r"Set by configs/\S+/protocol.yaml|Set by configs/\S+/vrex.yaml", line)
+    assert {of_protocol, "algo.learning_rate", "data.batch_size", "network.backbone"} <= compared
+
+
+def test_help_shows_what_a_file_of_ones_own_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    (tmp_path / "mine.yaml").write_text("algo: {name: irm, penalty_weight: 7.5}\nsteps: 77\n")
+    _, shown, _ = command("fit", "--config", tmp_path / "mine.yaml", "--help")
+    assert f"Set by {tmp_path / 'mine.yaml'}. (type: float, default: 7.5)" in shown
+    assert f"Set by {tmp_path / 'mine.yaml'}. (type: int, default: 77)" in shown
 
 
 @pytest.mark.parametrize(
