@@ -175,4 +175,4 @@ def test_list_names_everything_there_is():
 
 def test_version():
     code, shown, _ = command("--version")
-    assert (code, shown) == (0, "dgbench 0.1.0, benchmark version 1\n")
+    assert (code, shown) == (0, "dgbench 0.1.0, benchmark version 2\n")
