@@ -1,11 +1,13 @@
-"""The README's commands and code are run, its tables compared with the code.
+"""The README's commands and code are run, its tables compared with the code and the records.
 
 `python -m tests.test_readme` writes the tables anew.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -17,11 +19,58 @@ import pytest
 from dgbench import catalogue
 from dgbench.sweep import cost
 from dgbench.sweep.measuring import measure
+from leaderboard.board import Cell
+from leaderboard.build import load_board
 from tests.dgbench.tiny import DATA, TINY, command
 from tests.folders import make_tree, write_manifest
 
 README = Path(__file__).parent.parent / "README.md"
+RECORDS = README.parent / "leaderboard" / "results" / "records"
+
+
+@functools.cache
+def flipped(protocol: str) -> list[tuple[str, Cell]]:
+    """The published rows of Colored MNIST by the last check, with the cell where colour flips."""
+    return [
+        (
+            row.label + ", grayscale" * json.loads(section.key.data)["grayscale"],
+            row.cells[[column.name for column in section.columns].index("-90%")],
+        )
+        for section in load_board([RECORDS]).sections
+        if (section.key.dataset, section.key.protocol) == ("colored_mnist", protocol)
+        and section.key.rule == "last"
+        for row in section.rows
+    ]
+
+
+def percent(cell: Cell) -> str:
+    assert cell.accuracy is not None
+    assert cell.accuracy.standard_error is not None
+    return f"{100 * cell.accuracy.mean:.1f} ± {100 * cell.accuracy.standard_error:.1f} %"
+
+
+def headline() -> str:
+    rows = [
+        (label.upper(), percent(cell))
+        for label, cell in flipped("digits")
+        if label in ("erm", "irm")
+    ]
+    return catalogue.markdown(("algorithm", "accuracy in -90%, held out"), iter(rows))
+
+
+def papers() -> str:
+    rows = [
+        (label, percent(cell), str(cell.n), f"{published.printed} %")
+        for label, cell in flipped("irm-paper")
+        for published in cell.published
+        if published.title.startswith("IRM paper")
+    ]
+    return catalogue.markdown(("row", "ours", "trials", "the papers'"), iter(rows))
+
+
 TABLES = {
+    "headline": headline,
+    "the papers' Colored MNIST": papers,
     "algorithms": lambda: catalogue.markdown(
         catalogue.ALGORITHM_COLUMNS, catalogue.algorithm_rows()
     ),
@@ -57,7 +106,7 @@ def test_the_two_commands_stand_at_the_top():
     assert second.strip() == "pip install -e '.[dev]' && pytest"
 
 
-def test_generated_tables_are_those_of_the_code():
+def test_generated_tables_are_those_of_the_code_and_the_records():
     assert README.read_text() == with_tables(README.read_text())
 
 
