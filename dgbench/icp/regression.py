@@ -112,6 +112,33 @@ class _Pooled:
         return "" if fit.rank == len(subset) else SINGULAR
 
 
+def _of_pooled_residuals(
+    sample: Sample, bonferroni: Bonferroni, compare: Callable[[FloatArray], FloatArray]
+) -> Callable[[Subset], SetTest]:
+    """The test of a set by what its pooled fit leaves.
+
+    Args:
+        sample: the table.
+        bonferroni: see ``environment_factor``.
+        compare: the smaller of two p-values of residuals ``(n,)``, for each environment.
+    """
+    rows, size = sample.centred.shape
+    refuse_few_rows(sample, rows, "The table", size + 3)
+    pooled = _Pooled(sample)
+    factor = environment_factor(len(sample.counts), bonferroni)
+
+    def test(subset: Subset) -> SetTest:
+        fit, residuals = pooled.fit(subset)
+        squares = float(residuals @ residuals)
+        coefficients = pooled.coefficients(subset, fit, squares)
+        if squares <= _EXACT * pooled.spread:
+            return SetTest(1.0, coefficients, EXACT_FIT)
+        p_value = adjusted(2 * compare(residuals), factor)
+        return SetTest(p_value, coefficients, pooled.note(subset, fit))
+
+    return test
+
+
 @dataclass(frozen=True)
 class Residuals:
     """Method II: mean and variance of the residuals of one pooled fit (section 3.2.2).
@@ -133,22 +160,13 @@ class Residuals:
 
     def prepare(self, sample: Sample, bonferroni: Bonferroni) -> Callable[[Subset], SetTest]:
         """See ``InvarianceTest``."""
-        rows, size = sample.centred.shape
-        refuse_few_rows(sample, rows, "The table", size + 3)
-        pooled, counts = _Pooled(sample), sample.counts
-        factor = environment_factor(len(counts), bonferroni)
+        counts = sample.counts
 
-        def test(subset: Subset) -> SetTest:
-            fit, residuals = pooled.fit(subset)
-            squares = float(residuals @ residuals)
-            coefficients = pooled.coefficients(subset, fit, squares)
-            if squares <= _EXACT * pooled.spread:
-                return SetTest(1.0, coefficients, EXACT_FIT)
+        def compare(residuals: FloatArray) -> FloatArray:
             compared = compare_moments(residuals, sample.environment, counts)
-            smaller = 2 * np.minimum(compared.means, compared.variances)
-            return SetTest(adjusted(smaller, factor), coefficients, pooled.note(subset, fit))
+            return np.minimum(compared.means, compared.variances)
 
-        return test
+        return _of_pooled_residuals(sample, bonferroni, compare)
 
 
 @dataclass(frozen=True)
@@ -172,25 +190,15 @@ class Ranks:
 
     def prepare(self, sample: Sample, bonferroni: Bonferroni) -> Callable[[Subset], SetTest]:
         """See ``InvarianceTest``."""
-        rows, size = sample.centred.shape
-        refuse_few_rows(sample, rows, "The table", size + 3)
-        pooled, counts = _Pooled(sample), sample.counts
-        factor = environment_factor(len(counts), bonferroni)
+        counts = sample.counts
 
-        def test(subset: Subset) -> SetTest:
-            fit, residuals = pooled.fit(subset)
-            squares = float(residuals @ residuals)
-            coefficients = pooled.coefficients(subset, fit, squares)
-            if squares <= _EXACT * pooled.spread:
-                return SetTest(1.0, coefficients, EXACT_FIT)
+        def compare(residuals: FloatArray) -> FloatArray:
             location = rank_sums(residuals, sample.environment, counts)
             # One centre for all: distances from each environment's own are not exchangeable.
             distances = np.abs(residuals - np.median(residuals))
-            spread = rank_sums(distances, sample.environment, counts)
-            smaller = 2 * np.minimum(location, spread)
-            return SetTest(adjusted(smaller, factor), coefficients, pooled.note(subset, fit))
+            return np.minimum(location, rank_sums(distances, sample.environment, counts))
 
-        return test
+        return _of_pooled_residuals(sample, bonferroni, compare)
 
 
 @dataclass(frozen=True)
