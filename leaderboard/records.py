@@ -66,7 +66,8 @@ DONE_SCHEMA = "dgbench.done/1"
 SelectionRule = Literal["train_val", "leave_one_out", "oracle", "last"]
 Role = Literal["train", "test", "unused"]
 Float32Products = Literal["float32", "tf32", "bfloat16"]
-State = Literal["finished", "diverged", "interrupted", "running", "failed"]
+Ended = Literal["finished", "diverged"]
+State = Literal[Ended, "interrupted", "running", "failed"]
 
 
 class Settings(TypedDict):
@@ -243,7 +244,7 @@ class DoneJson(TypedDict):
     """
 
     schema: str
-    status: Literal["finished", "diverged"]
+    status: Ended
     last_step: int
     selected: dict[SelectionRule, int | None]
     seconds: float
@@ -471,7 +472,7 @@ def rewrite_checks(path: str | os.PathLike[str], checks: Iterable[CheckLine]) ->
 def write_done(
     folder: str | os.PathLike[str],
     *,
-    status: Literal["finished", "diverged"],
+    status: Ended,
     last_step: int,
     selected: Mapping[SelectionRule, int | None],
     seconds: float,

@@ -26,6 +26,7 @@ from leaderboard.pack import (
 )
 from leaderboard.reading import open_regular, parse_json
 from leaderboard.records import (
+    Ended,
     SelectionRule,
     State,
     validate_check,
@@ -74,8 +75,7 @@ def _record(row: Mapping[str, Any]) -> Record:
     own, settings = _parsed(row["own"]), _settings(row["settings"])
     if row["origin"] == "dgbench":
         validate_run(join_run(settings, own))
-        if row["done"] is not None:
-            validate_done(_parsed(row["done"]))
+        _refuse_another_end(row["state"], row["done"])
     return record(
         row["settings"],
         own,
@@ -90,6 +90,14 @@ def _record(row: Mapping[str, Any]) -> Record:
         done_text=row["done"],
         own_text=row["own"],
     )
+
+
+def _refuse_another_end(state: str, done: str | None) -> None:
+    """Refuse a state that the run's `done.json` does not give, on which tables and checks rest."""
+    ended = None if done is None else validate_done(_parsed(done))["status"]
+    if (state if state in get_args(Ended) else None) != ended:
+        has = "no done.json" if ended is None else f"a done.json that says {ended!r}"
+        raise RecordError(f"its state is {state!r}, but it has {has}")
 
 
 def _parsed(text: str) -> Any:

@@ -14,6 +14,7 @@ from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
 from leaderboard.pack import PACK_SCHEMA, line_digest, pack
 from leaderboard.sources import load
+from leaderboard.verify import verify
 from tests.leaderboard.make_golden import GOLDEN, colored_run
 from tests.leaderboard.make_sweep import write_sweep
 
@@ -201,3 +202,22 @@ def test_other_files_are_no_packs(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("x")
     with pytest.raises(RecordError, match="is not Parquet"):
         load([tmp_path / "a.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"done": None}, "its state is 'finished', but it has no done.json"),
+        ({"state": "interrupted"}, "'interrupted', but it has a done.json that says 'finished'"),
+        ({"state": "diverged"}, "'diverged', but it has a done.json that says 'finished'"),
+    ],
+)
+def test_a_run_that_only_says_that_it_has_ended_counts_nowhere(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = changed(tmp_path, accuracy=[0.988] * 6, **changes)
+    records, (bad,) = load([path])
+    assert len(records) == 1
+    assert message in bad.reason
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert [finding.place for finding in verify(tmp_path).violations][:1] == [bad.place]
