@@ -72,12 +72,14 @@ def test_risks_of_numbers_are_mean_squares():
     assert_close(erm.objective(batch)["risks"], expected, rtol=1e-6)
 
 
-def test_the_penalty_of_irmv2_is_the_excess_risk():
-    algorithm, batch = algorithm_and_batch(IRMv2, ridge=1e-9)
+@pytest.mark.parametrize("head_input", ["logits", "features"])
+def test_the_penalty_of_irmv2_is_the_excess_risk_over_the_best_head(head_input):
+    algorithm, batch = algorithm_and_batch(IRMv2, ridge=1e-9, head_input=head_input)
+    read = algorithm(batch.inputs).detach() if head_input == "logits" else batch.inputs
     outputs = algorithm.objective(batch)
     excess = []
     for rows, risk in zip((slice(200), slice(200, 400)), outputs["risks"], strict=True):
-        extended = F.pad(batch.inputs[rows], (0, 1), value=1.0).double()
+        extended = F.pad(read[rows], (0, 1), value=1.0).double()
         targets = batch.targets[rows].double()
         best = torch.linalg.lstsq(extended, targets).solution
         excess.append(risk - (extended @ best - targets).square().mean())

@@ -57,6 +57,7 @@ def cases() -> dict[str, tuple[type[Algorithm], dict[str, Any], int]]:
     }
     found["irm split"] = (irm.IRM, {"estimator": "split"}, 127)
     found["irm, one row"] = (irm.IRM, {}, 1)
+    found["irmv2 features"] = (irmv2.IRMv2, {"head_input": "features"}, 127)
     found["l2, rescaled, restarted"] = (
         irm.IRM,
         {"l2": 1e-3, "rescale_loss": True, "restart_optimizer": True, "penalty_weight": 50.0},
