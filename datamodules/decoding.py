@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -26,6 +27,8 @@ Truncated = Literal["refuse", "load"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Bytes of a file; pixels are limited by Pillow.
 _LARGEST = 2**30
+# What Pillow logs of damaged files would be printed, were there nobody to take it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Whether Pillow loads what there is of a truncated file is a setting of the whole process.
 _LOADING_TRUNCATED = threading.Lock()

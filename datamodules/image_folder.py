@@ -318,6 +318,12 @@ class ImageFolder(EnvironmentDataModule):
                 f"the folders {some(undecodable)} have names that are not UTF-8, which no record "
                 "and no table could show. Rename them; files may keep such names"
             )
+        breaking = [name for name in names if re.search(r"[\x00-\x1f\x7f]", name)]
+        if breaking:
+            raise DataError(
+                f"the environments or classes {some(list(map(repr, breaking)))} have names with "
+                "line breaks or other control characters, which no table could show. Rename them"
+            )
         empty = [
             n for n, found in zip(self.environment_names, self._samples, strict=True) if not found
         ]

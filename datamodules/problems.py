@@ -144,11 +144,12 @@ def _counted(things: Sequence[object], what: str) -> str:
 
 
 def some(things: Sequence[object]) -> str:
-    """Name a few things, and how many more there are; bytes that are no text as such.
+    """Name a few things, and how many more there are; bytes and breaks that are no text as such.
 
     >>> some(range(8))
     '0, 1, 2, 3, 4 and 3 more'
     """
-    named = ", ".join(map(str, things[:_NAMED])).encode(errors="backslashreplace").decode()
+    texts = ("\\n".join(str(thing).splitlines()) for thing in things[:_NAMED])
+    named = ", ".join(texts).encode(errors="backslashreplace").decode()
     more = len(things) - _NAMED
     return f"{named} and {more} more" if more > 0 else named

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -103,7 +104,11 @@ def _content(path: Path) -> dict[str, Any]:
         )
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            # torch's own words advise to read it all the same, which would run what is in it.
+            raise ValueError("it holds more than tensors, numbers and text") from error
     tensors = content["state_dict"].values()
     if any(each.numel() * each.element_size() > size for each in tensors):
         raise ValueError("its weights are larger than the file")

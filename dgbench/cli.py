@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgbench import registry
-from dgbench.errors import UsageError
+from dgbench.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,12 +45,16 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _command(arguments)
     except (UsageError, DataError, RecordError) as error:
-        sys.stderr.write(f"dgbench: {error}\n")
+        sys.stderr.write(f"dgbench: {printable(str(error))}\n")
+        return _EXIT_USAGE
+    except MemoryError as error:
+        reason = printable(str(error)) or "no more could be had"
+        sys.stderr.write(f"dgbench: out of memory: {reason}. Free some, or ask for less.\n")
         return _EXIT_USAGE
     except OSError as error:
         sys.stderr.write(
-            f"dgbench: {error}. What was written before is whole; make room or give access, and "
-            "give the command again.\n"
+            f"dgbench: {printable(str(error))}. What was written before is whole; make room or "
+            "give access, and give the command again.\n"
         )
         return _EXIT_USAGE
     except KeyboardInterrupt:
@@ -150,7 +154,7 @@ def _predict(arguments: list[str]) -> int:
     if unlabelled:
         sys.stderr.write(
             f"dgbench: {len(unlabelled)} of {len(options.images)} files cannot be read as images "
-            f"and have no row: {in_words(unlabelled)}\n"
+            f"and have no row: {printable(in_words(unlabelled))}\n"
         )
     return int(bool(unlabelled))
 
@@ -347,7 +351,8 @@ def _pack(runs: Sequence[Path], out: Path) -> int:
     written = pack(records, out)
     console = _console()
     for entry in left_out:
-        console.print(f"Left out: {entry.place}: {entry.reason}", highlight=False, markup=False)
+        text = printable(f"Left out: {entry.place}: {entry.reason}")
+        console.print(text, highlight=False, markup=False)
     console.print(f"Written: {written}", highlight=False, soft_wrap=True)
     return 0
 
@@ -364,7 +369,7 @@ def _verify(folder: Path) -> int:
     )
     for word, lines in parts:
         for line in lines:
-            sys.stdout.write(f"{word}: {line}\n")
+            sys.stdout.write(f"{word}: {printable(str(line))}\n")
     sys.stdout.write(f"{len(report.violations) or 'No'} violations. {HASH_NOTE}\n")
     return int(bool(report.violations))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST = 8000  # characters of a message
+
 
 class UsageError(ValueError):
     """What was given, what is allowed, what to do next; the command line exits with 2."""
@@ -9,6 +11,17 @@ class UsageError(ValueError):
 
 class Interrupted(Exception):  # noqa: N818 - it is no error of anybody's
     """A signal asked the run to stop; everything up to the last step is on the disk."""
+
+
+def printable(text: str) -> str:
+    """A message for a terminal: no character in it acts there, and it has an end.
+
+    Args:
+        text: which may repeat what was given, such as the name of a file.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def require(allowed: bool, option: str, value: object, what: str) -> None:

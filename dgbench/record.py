@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.base import EnvironmentDataModule
 from datamodules.environments import Split
 from dgbench.collectives import rank
+from dgbench.errors import UsageError
 from dgbench.evaluation import Keep, all_splits, evaluate, splits_for_selection
 from dgbench.networks import Network
 from leaderboard import records
@@ -81,11 +82,22 @@ class Record:
 
         Args:
             step: optimiser steps taken.
+
+        Raises:
+            UsageError: when checks before that step are gone, which no training brings back.
         """
         if not (self.folder / records.RUN_FILE).exists():
             records.write_json_atomic(self.folder / records.RUN_FILE, self.run)
-        (self.folder / records.CHECKS_FILE).touch()
-        records.truncate_checks(self.folder / records.CHECKS_FILE, step)
+        path = self.folder / records.CHECKS_FILE
+        path.touch()
+        records.truncate_checks(path, step)
+        there = {check["step"] for check in records.read_checks(path)}
+        lacking = sorted(due for due in self.check_steps if due <= step and due not in there)
+        if lacking:
+            raise UsageError(
+                f"{path} lacks the check of step {lacking[0]}, and the run's checkpoint is of step "
+                f"{step}. Restore the file, or start anew with --force."
+            )
 
     def splits_at(self, step: int) -> list[tuple[int, Split]]:
         """What a check measures: all at the last one, before it what selection rules read."""

@@ -408,6 +408,9 @@ def prepare(folder: Path, checkpoint: Path | None) -> None:
             records.empty(folder)
         else:
             records.remove_temporaries(folder)
+            if checkpoint.name != records.LAST_CHECKPOINT:
+                # In the place of a damaged one, which no further step would replace at the end.
+                records.copy(checkpoint, folder / records.LAST_CHECKPOINT)
     except OSError as error:
         raise UsageError(
             f"--out: the record's folder {folder} cannot be written ({error.strerror}). "

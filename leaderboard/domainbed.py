@@ -101,6 +101,7 @@ def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
         except orjson.JSONDecodeError:
             # Python's own reader takes NaN, as its writer leaves it, and says which line is wrong.
             found = [json.loads(line) for line in lines]
+            json.dumps(found, ensure_ascii=False).encode()  # half a character cannot be written
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{RESULTS_FILE} is not JSON ({error})") from error
     for content in found:
@@ -182,8 +183,8 @@ class _Layout(NamedTuple):
 def _layout(dataset: str, keys: tuple[str, ...]) -> _Layout:
     found = {key: match for key in keys if (match := _ACCURACY.fullmatch(key))}
     count = 1 + max(int(match[1]) for match in found.values())
-    if count > len(keys):
-        raise ValueError(f"environment {count - 1} has no others before it")
+    if len(found) < 2 * count:
+        raise ValueError(f"{len(found)} accuracies are not both of {count} environments")
     names = _environment_names(dataset, count)
     splits = {"in": "main", "out": "holdout"}
     return _Layout(

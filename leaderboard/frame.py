@@ -34,7 +34,6 @@ from leaderboard.shared_settings import (
     content_of,
     identity,
     join_run,
-    refuse_names,
     refuse_numbers,
     roles_of,
     shared,
@@ -42,6 +41,8 @@ from leaderboard.shared_settings import (
 )
 
 METRICS = ("accuracy", "nll", "brier", "ece")
+LARGEST = (1.0, 1e100, 2.0, 1.0)
+"""What each metric can be at the most; of the loss, what its squares can be added up of."""
 UNKNOWN_COUNT = -1
 
 Origin = Literal["dgbench", "DomainBed"]
@@ -354,7 +355,8 @@ def record(
     of_trial = own["settings"]
     trial = Trial(of_trial["trial_seed"], of_trial["data_seed"])
     refuse_numbers(trial)
-    refuse_names((own["run_id"], own["benchmark_version"]))
+    if not isinstance(own["run_id"], str) or not isinstance(own["benchmark_version"], str):
+        raise RecordError("its run id or benchmark version is no text")
     roles = roles_of(content_of([own["environments"], of_trial["test_env"], of_trial["train_env"]]))
     # A known data set of other size is another data set: its runs have a table of their own.
     counts = [p["message"] for p in own.get("data_problems", ()) if p["kind"] == "count"]

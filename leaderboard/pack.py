@@ -4,7 +4,7 @@ One row a run, checks as columns, sorted by run id; settings that runs share sta
 is a run's own, so that they are worked out once. Reading (`unpack`) gives back exactly the records
 that were written. The same records give the same bytes: of JSON lines always, of Parquet with one
 version of pyarrow, whose name is in the file. What changes later by accident is noticed: the first
-of the JSON lines has a digest of each other one, and the pages of Parquet have checksums.
+of the JSON lines has a digest of each other one, and Parquet has one of the whole file.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ INTEGERS = ("steps", "counts")
 NAMES = ("splits", "train_names")
 _ROWS_AT_A_TIME = 500
 _DIGITS = 16
+SEAL = b"dgbench.pack"
+"""What stands before the footer of Parquet, with the sha256 of the file without both."""
+PARQUET_TAIL = 8  # bytes: the length of the footer, and "PAR1"
 
 
 def pack(records: Iterable[Record], path: str | Path) -> Path:
@@ -115,8 +118,7 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import pyarrow
 
     kinds = parquet_kinds()
-    metadata = {"schema": PACK_SCHEMA, "records": str(len(rows))}
-    schema = pyarrow.schema(list(kinds.items()), metadata=metadata)
+    schema = pyarrow.schema(list(kinds.items()), metadata={"schema": PACK_SCHEMA})
     temporary = path.with_name(f".{path.name}.tmp")
     columns = {name: [row[name] for row in rows] for name in kinds}
     table = pyarrow.table(columns, schema=schema)
@@ -130,9 +132,17 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         compression="lz4",
         use_dictionary=repeated,
         row_group_size=_ROWS_AT_A_TIME,
-        write_page_checksum=True,
     )
+    _seal(temporary)
     temporary.replace(path)
+
+
+def _seal(path: Path) -> None:
+    """Put a hash of all of a Parquet file before its footer, where no reader of Parquet looks."""
+    content = path.read_bytes()
+    footer = content[-(PARQUET_TAIL + int.from_bytes(content[-PARQUET_TAIL:-4], "little")) :]
+    digest = hashlib.sha256(content).digest()
+    path.write_bytes(b"".join([content.removesuffix(footer), SEAL, digest, footer]))
 
 
 def parquet_kinds() -> dict[str, Any]:

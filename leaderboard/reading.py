@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Sequence
 from io import BufferedReader
@@ -17,6 +18,7 @@ from leaderboard.errors import RecordError
 
 _ATTEMPTS = 5  # to read a file that others replace, each with a new one
 _DEEPEST = 100
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LINE = orjson.OPT_APPEND_NEWLINE
 _INDENTED = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
@@ -114,8 +116,15 @@ def refuse_depth(value: Any, levels: int = 0) -> None:
 
 
 def in_text(name: str) -> str:
-    """A name of a file as text: bytes that are none are written as such."""
-    return name.encode(errors="backslashreplace").decode()
+    r"""A name as text of one line: bytes that are none, and what acts in a terminal, as escapes.
+
+    >>> print(in_text("caf\u00e9\n"))
+    café\n
+    """
+    if name.isprintable():
+        return name
+    text = name.encode(errors="backslashreplace").decode()
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _parsed_carefully(data: bytes) -> Any:

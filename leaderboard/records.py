@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar,
 
 from leaderboard import generations
 from leaderboard.errors import NewerSchemaError, RecordError
-from leaderboard.reading import open_regular, parse_json, read_bytes
+from leaderboard.reading import in_text, open_regular, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
@@ -614,7 +614,7 @@ def _validate(obj: object, schema: str, part: str = "") -> object:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return in_text(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 @functools.cache

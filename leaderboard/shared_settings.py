@@ -113,6 +113,8 @@ def identity(settings_text: str, fixed: bytes, counts: str, search: str) -> dict
         search: As of `Record`.
     """
     settings: dict[str, Any] = orjson.loads(settings_text) | marshal.loads(fixed)
+    refuse_names((settings["data"]["name"], settings["protocol"], settings["algo"]["name"]))
+    refuse_numbers([settings["hparams_seed"]])
     departs = departures(settings, _drawn(search))
     if counts:
         settings["data"]["counts"] = counts
@@ -134,12 +136,11 @@ def identity(settings_text: str, fixed: bytes, counts: str, search: str) -> dict
     }
     refuse_names(texts.values())
     draw = settings["hparams_seed"]
-    refuse_numbers([draw])
     return {name: shared(text) for name, text in texts.items()} | {"draw": draw}
 
 
 def refuse_names(names: Iterable[Any]) -> None:
-    """Refuse names that are no text: what is not of dgbench has no schema.
+    """Refuse names that are no text of one line: what is not of dgbench has no schema.
 
     Raises:
         RecordError: one is not.

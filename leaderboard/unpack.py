@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -12,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboard.errors import DamagedError, NewerSchemaError, RecordError
-from leaderboard.frame import METRICS, Checks, LeftOut, Origin, Record, positions, record
+from leaderboard.frame import LARGEST, METRICS, Checks, LeftOut, Origin, Record, positions, record
 from leaderboard.pack import (
     FLOATS,
     INTEGERS,
     NAMES,
     PACK_SCHEMA,
+    PARQUET_TAIL,
+    SEAL,
     TEXTS,
     line_digest,
     parquet_kinds,
@@ -43,8 +47,10 @@ _KNOWN: Mapping[str, tuple[str, ...]] = {
     "state": get_args(State),
     "rule": get_args(SelectionRule),
 }
+_REQUIRED = tuple(name for name in TEXTS if name not in ("conclusion", "done"))
 # What reading a damaged row leads to.
 DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, BufferError)
+_DIGEST_BYTES, _PART = 32, 2**20
 _SHOWN = 300  # characters of what a message repeats
 
 
@@ -209,6 +215,11 @@ def _of_line(line: bytes, place: str) -> Record | LeftOut:
 
 def _from_json(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line's content with arrays in place of lists, as a row of a Parquet file has them."""
+    for name in TEXTS:
+        if not isinstance(row[name], str) and (row[name] is not None or name in _REQUIRED):
+            raise RecordError(f"its {name} is no text")
+    if not isinstance(row["total_seconds"], float | int | None):
+        raise RecordError("its total_seconds is no number")
     arrays = {name: np.array(row[name], dtype=np.float64) for name in FLOATS}
     arrays |= {name: np.array(row[name], dtype=np.int64) for name in INTEGERS}
     names = {name: tuple(row[name]) for name in NAMES}
@@ -235,9 +246,9 @@ def _impossible(
     """
     descends = np.diff(steps, prepend=-1) <= 0
     descends[checks[:-1][np.diff(checks) > 0]] = False  # the first step of a row follows none
-    outside = metrics[:, 0] > 1
-    for metric in metrics.T:
-        outside |= metric < 0
+    outside = np.zeros(len(metrics), np.bool)
+    for metric, largest in zip(metrics.T, LARGEST, strict=True):
+        outside |= (metric < 0) | (metric > largest)
     return [
         any(counts)
         for counts in zip(_counted(descends, checks), _counted(outside, values), strict=True)
@@ -262,25 +273,19 @@ def _read_parquet(path: Path) -> Iterator[Record | LeftOut]:
         first, number = number + 1, number + file.metadata.row_group(group).num_rows
         place = f"{path.name}, records {first} to {number}"
         yield from _of_group(file, group, place, f"{path.name}, record", first)
-    if metadata.get(b"records") != str(number).encode():
-        raise DamagedError(f"{path.name} has {number} records, not as many as were packed")
 
 
 def _opened(path: Path) -> Any:
-    """A Parquet file, of which the first and the last few bytes have been read."""
+    """A Parquet file that is as it was written: pyarrow ends the process over some damage."""
     parquet = pyarrow_parquet()
     import pyarrow
 
-    open_regular(path).close()
+    _refuse_broken_seal(path)
     # The usual pool keeps what was freed, which is as much as the records themselves.
     pool = pyarrow.default_memory_pool()
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     try:
-        return parquet.ParquetFile(
-            path,
-            read_dictionary=[f"{name}.list.element" for name in NAMES],
-            page_checksum_verification=True,
-        )
+        return parquet.ParquetFile(path, read_dictionary=[f"{n}.list.element" for n in NAMES])
     except KeyError as error:
         raise DamagedError(
             f"{path.name} has other columns than a packed file: no {error}"
@@ -290,6 +295,29 @@ def _opened(path: Path) -> Any:
         raise DamagedError(f"{path.name} is not Parquet ({reason})") from error
     finally:
         pyarrow.set_memory_pool(pool)
+
+
+def _refuse_broken_seal(path: Path) -> None:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - PARQUET_TAIL))
+        tail = file.read(PARQUET_TAIL)
+        footer = size - PARQUET_TAIL - int.from_bytes(tail[:-4], "little")
+        seal = footer - len(SEAL) - _DIGEST_BYTES
+        if tail[-4:] != b"PAR1" or seal < 0:
+            raise DamagedError(f"{path.name} is not Parquet: its end is not that of such a file")
+        file.seek(seal)
+        found = file.read(len(SEAL) + _DIGEST_BYTES)
+        end = file.read()
+        digest = hashlib.sha256()
+        file.seek(0)
+        while left := seal - file.tell():
+            digest.update(file.read(min(left, _PART)))
+        digest.update(end)
+    if not found.startswith(SEAL):
+        raise DamagedError(f"{path.name} is no packed file of this version: pack its runs anew")
+    if found != SEAL + digest.digest():
+        raise DamagedError(f"{path.name} was changed after it was packed: pack its runs anew")
 
 
 def _of_group(
@@ -330,6 +358,9 @@ def _refuse_size(group: Any) -> None:
 
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any]]:
     """The rows of a batch; the numbers of a row are views of its columns."""
+    for name in _REQUIRED:
+        if batch.column(name).null_count:
+            raise RecordError(f"its {name} is missing")
     columns: dict[str, Iterable[Any]] = {
         name: batch.column(name).to_pylist() for name in (*TEXTS, "total_seconds")
     }

@@ -135,9 +135,9 @@ def design(content: Mapping[str, Any], flags: Sequence[str] = ()) -> Sweep:
     for name in content:
         if name not in known:
             raise UsageError(registry.unknown("option of a sweep", name, known))
+    content = {name: value for name, value in content.items() if value is not None}
     for name, (is_one, what) in _KINDS.items():
-        value = content.get(name)
-        require(value is None or is_one(value), name, value, what)
+        require(name not in content or is_one(content[name]), name, content.get(name), what)
     options = (*as_flags(content.get("options") or {}), *flags)
     for flag in (*options, *as_options(content.get("vary") or {})):
         instead = _INSTEAD.get(flag.partition("=")[0])

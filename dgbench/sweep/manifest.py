@@ -160,8 +160,8 @@ def read(out: str, name: str) -> Sequence[Entry]:
 def _entry(out: Path, found: Mapping[str, Any]) -> Entry:
     texts = (found["dataset"], found["algo"], found["folder"], *found["test_env"])
     numbers = (found["trial"], found["hparams_seed"], found["steps"])
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a name is no text")
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
+        raise TypeError("a name is no text of one line")
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError("a trial, a draw or a number of steps is none")
     folder, test_env = out / found["folder"], tuple(found["test_env"])

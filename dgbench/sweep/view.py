@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dgbench.errors import printable
 from dgbench.sweep.manifest import Entry, entry
 from dgbench.sweep.state import ENDED, State, problem_of, seconds_of, state_of, step_of
 
@@ -93,7 +94,7 @@ def show_status(console: Console, name: str, entries: Sequence[Entry]) -> None:
         if states[each.folder] == "running":
             line = _progress_line(each)
         elif states[each.folder] == "unreadable":
-            line = f"Unreadable: {problem_of(each.folder)}"
+            line = printable(f"Unreadable: {problem_of(each.folder)}")
         if line:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -147,6 +147,15 @@ def test_a_link_to_itself_named_as_an_image_is_unreadable(tmp_path):
         make(root)
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J"])
+def test_a_folder_whose_name_would_act_in_a_terminal_is_refused(name, tmp_path):
+    root = make_tree(tmp_path / "images")
+    (root / "sea").rename(root / name)
+    with pytest.raises(DataError, match=r"names with line breaks or other control") as caught:
+        make(root)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
 def test_what_is_no_file_is_no_image(kind, tmp_path):
     root = make_tree(tmp_path / "images")

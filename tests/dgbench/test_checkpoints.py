@@ -298,6 +298,17 @@ def test_predict_refuses_weights_that_are_not_finite(values, folder, tmp_path):
     assert not (tmp_path / "labels.csv").exists()
 
 
+def test_no_message_advises_to_run_what_is_in_a_checkpoint(folder, tmp_path):
+    """As torch's own does, which leads to weights_only=False."""
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    content["more"] = Path("/")
+    torch.save(content, tmp_path / "other.ckpt")
+    code, _, errors = command("test", "--checkpoint", tmp_path / "other.ckpt")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "holds more than tensors, numbers and text" in errors
+    assert "weights_only" not in errors
+
+
 def test_a_checkpoint_carries_what_it_needs(folder):
     checkpoint = read(folder / "last.ckpt")
     assert checkpoint.class_names == ("5-9", "0-4")

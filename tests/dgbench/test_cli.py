@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from dgbench import cli
 from dgbench.settings import resolve
 from tests.dgbench.tiny import TINY, command
 
@@ -176,3 +177,29 @@ def test_list_names_everything_there_is():
 def test_version():
     code, shown, _ = command("--version")
     assert (code, shown) == (0, "dgbench 0.1.0, benchmark version 2\n")
+
+
+def test_a_name_acts_in_no_message(tmp_path):
+    """An escape in a file's name would clear the terminal, or write what is not so."""
+    name = "\x1b[2J\x1b]0;title\x07 \u202e"
+    code, _, errors = command("fit", "--config", tmp_path / name)
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert errors.removesuffix("\n").isprintable()
+    assert "\\x1b[2J\\x1b]0;title\\x07 \\u202e" in errors
+
+
+def test_a_message_has_an_end():
+    code, _, errors = command("fit", "--algo", "x" * 1_000_000)
+    assert code == 2
+    assert len(errors) < 10_000
+
+
+def test_no_memory_is_one_message(monkeypatch):
+    def out_of_memory(arguments):
+        raise MemoryError("Unable to allocate 7 TiB")
+
+    monkeypatch.setitem(cli._COMMANDS, "list", out_of_memory)
+    code, _, errors = command("list")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith("dgbench: out of memory: Unable to allocate 7 TiB.")

@@ -232,6 +232,49 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(damaged, says, package, whole,
     assert ((folder / "run.json").read_bytes() == kept) == ("goes on" in says)
 
 
+def test_a_damaged_last_checkpoint_of_the_last_step_is_replaced(tmp_path):
+    """The chosen check may be the last one: no step is left that would write another."""
+    folder = fit(tmp_path / "runs", "--selection", "train_val", "--check-every", "1")
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    torch.save(content, folder / "selected.ckpt")
+    before = checks(folder)
+    (folder / "done.json").unlink()
+    tear(folder / "last.ckpt")
+    code, shown, errors = command("fit", "--resume", folder)
+    assert code == 0, errors
+    assert "goes on from selected.ckpt" in shown
+    assert checks(folder) == before
+    assert records.read_run(folder, verify_checkpoints=True).state == "finished"
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_a_run_that_has_lost_checks_does_not_end_as_if_it_had_none(kept, tmp_path):
+    folder = fit(tmp_path / "runs", "--check-every", "1")
+    (folder / "done.json").unlink()
+    lines = (folder / "checks.jsonl").read_text().splitlines(keepends=True)
+    (folder / "checks.jsonl").write_text("".join(lines[:kept]))
+    code, _, errors = command("fit", "--resume", folder)
+    assert code == 2
+    assert f"lacks the check of step {kept + 1}" in errors
+    assert "--force" in errors
+
+
+def test_a_checkpoint_that_torch_alone_cannot_open_is_damaged(tmp_path):
+    """Python's reader of archives passes over much in their list of contents."""
+    folder = fit(tmp_path / "runs", "--check-every", "1")
+    before = checks(folder)
+    (folder / "done.json").unlink()
+    content = bytearray((folder / "last.ckpt").read_bytes())
+    content[-1490] ^= 1
+    (folder / "last.ckpt").write_bytes(content)
+    with zipfile.ZipFile(folder / "last.ckpt") as archive:
+        assert archive.testzip() is None
+    code, shown, errors = command("fit", "--resume", folder)
+    assert code == 0, errors
+    assert "The run begins anew" in " ".join(shown.split())
+    assert checks(folder) == before
+
+
 def test_a_damaged_checkpoint_of_a_finished_run_does_not_grow(package, whole, tmp_path):
     folder = tmp_path.joinpath(*whole.parts[-3:])
     shutil.copytree(whole, folder)

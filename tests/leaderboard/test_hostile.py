@@ -14,13 +14,14 @@ import pytest
 
 from leaderboard import records
 from leaderboard.board import Board
-from leaderboard.build import build, load_board
+from leaderboard.build import build, build_parity, load_board
 from leaderboard.errors import RecordError
 from leaderboard.outputs import texts
 from leaderboard.page import page
 from leaderboard.reading import parse_json
 from tests.hostile import CONTENTS, KINDS, VALUES, places, with_value, within
 from tests.leaderboard.make_golden import colored_run
+from tests.leaderboard.make_sweep import write_job, write_sweep
 
 FILES = ("run.json", "checks.jsonl", "done.json", "status.json")
 STATUS = {"status": "finished", "step": 100, "error": None}
@@ -128,6 +129,27 @@ def test_a_value_that_is_named_twice_is_not_guessed(bad: Path) -> None:
     assert "names 'accuracy' twice" in left_out.reason
 
 
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\nb", "\x07", "\x7f"])
+@pytest.mark.parametrize("place", ["algo", "data", "environment", "class", "job"])
+def test_a_name_that_acts_in_a_terminal_is_none(place: str, name: str, bad: Path) -> None:
+    content = json.loads((bad / "run.json").read_text())
+    if place == "job":
+        job = write_job(bad.parents[2], "PACS", name, (0,), 0, 0, 4, random.Random(0))
+        (left_out,) = load_board([bad.parents[2]], "last").left_out
+        assert left_out.place.endswith(job.name)
+        return
+    if place == "environment":
+        content["environments"][2]["name"] = content["settings"]["test_env"][0] = name
+    elif place == "class":
+        content["class_names"][0] = name
+    else:
+        content["settings"][place]["name"] = name
+    (bad / "run.json").write_text(json.dumps(content))
+    rehash(bad)
+    (left_out,) = board_without(bad).left_out
+    assert left_out.reason.isprintable()
+
+
 def test_a_folder_whose_name_is_no_text_has_a_place(bad: Path, tmp_path: Path) -> None:
     named = Path(os.fsdecode(os.fsencode(bad.parent) + b"\xff"))
     bad.parent.rename(named)
@@ -140,23 +162,53 @@ def test_a_folder_whose_name_is_no_text_has_a_place(bad: Path, tmp_path: Path) -
     build([tmp_path / "runs"], tmp_path / "out", "last")
 
 
-def test_a_job_of_domainbed_cannot_ask_for_a_billion_environments(
-    tmp_path: Path, bad: Path
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("args.algorithm", {"name": "ERM"}, "is no name"),
+        ("args.algorithm", "\ud800", "surrogates"),
+        ("args.dataset", ["PACS"], "no result of DomainBed"),
+        ("args.trial_seed", "0", "no seed"),
+        ("args.hparams_seed", 2**70, "no seed"),
+        ("args.test_envs", [-1], "no environment -1"),
+        ("args.test_envs", [9], "no result of DomainBed"),
+        ("hparams", [[[]]], "no result of DomainBed"),
+        ("step", 2**63, "a step is no number"),
+        ("step", 1e300, "a step is no number"),
+        ("env0_out_acc", "high", "no result of DomainBed"),
+        ("env999999999_in_acc", 0.5, "accuracies are not both of 1000000000 environments"),
+        ("deep", json.loads("[" * 200 + "]" * 200), "nested deeper"),
+    ],
+)
+def test_a_job_of_another_shape_is_named(
+    place: str, value: object, reason: str, bad: Path, tmp_path: Path
 ) -> None:
-    line = {
-        "args": {"dataset": "PACS", "algorithm": "ERM", "test_envs": [0], "trial_seed": 0},
-        "hparams": {},
-        "step": 0,
-        "env999999999_in_acc": 0.5,
-    }
-    line["args"]["hparams_seed"] = 0  # type: ignore[index]
-    job = tmp_path / "runs" / "job"
-    job.mkdir()
-    (job / "results.jsonl").write_text(json.dumps(line) + "\n")
+    job = write_job(tmp_path / "runs", "PACS", "ERM", (0,), 0, 0, 4, random.Random(0))
+    lines = [json.loads(line) for line in (job / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        *sections, name = place.split(".")
+        target = line
+        for section in sections:
+            target = target[section]
+        target[name] = value
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (job / "results.jsonl").write_text(text)
     with within(5):
-        (left_out,) = load_board([tmp_path / "runs"]).left_out
-    assert left_out.kind == "foreign"
-    assert "has no others before it" in left_out.reason
+        board = load_board([tmp_path / "runs"])
+        shown(board)
+    (left_out,) = board.left_out
+    assert left_out.place.endswith(job.name)
+    assert reason in left_out.reason
+
+
+def test_a_job_that_lacks_a_split_does_not_stop_the_others_parity(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "jobs")
+    job = min((tmp_path / "jobs").iterdir())
+    lines = [json.loads(line) for line in (job / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["env1_out_acc"]
+    (job / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Averages" in build_parity([tmp_path / "jobs"], tmp_path / "out")
 
 
 # The reader itself

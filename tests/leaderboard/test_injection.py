@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from leaderboard import latex
+from leaderboard import csv_files, latex
 from leaderboard.board import Board
 from leaderboard.details import unpack
 from leaderboard.exports import csv_text, json_text
@@ -29,7 +29,8 @@ from tests.leaderboard.make_board import synthetic_board, synthetic_records
 
 HTML = "</script><img src=x onerror=\"document.title='owned'\"><b a='"
 LATEX = r"\input{x} $a_1^2$ & 100% #1 ~ {b} \\ [2] \end{tabular} --- `` '' ?` <<"
-LETTERS = "".join(map(chr, range(32, 256))) + "\u4e2d\U0001f600\u202e"
+# All but the control characters of ASCII, which no name can have.
+LETTERS = "".join(chr(code) for code in range(32, 256) if code != 127) + "\u4e2d\U0001f600\u202e"
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +152,17 @@ FORMULAS = (
     "@SUM(A1)",
     "-1+cmd|' /C calc'!A0",
     "+x",
-    "\t=1",
-    "\r=1",
     " =1",
     "\uff1d1",
     "'quoted",
 )
+
+
+@pytest.mark.parametrize("text", ["\t=1", "\r=1", "\n=1", *FORMULAS])
+def test_a_text_that_would_be_a_formula_is_none(text: str) -> None:
+    """No name has a tab, but other tables may."""
+    ((first,), (cell,)) = csv.reader(io.StringIO(csv_files.csv_text(("a",), [(text,)]), newline=""))
+    assert (first, cell) == ("a", f"'{text}")
 
 
 def test_no_cell_of_the_csv_is_a_formula_and_each_text_reads_back() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from leaderboard.errors import RecordError
 from leaderboard.filling import make_board
-from leaderboard.pack import PACK_SCHEMA, line_digest, pack
+from leaderboard.pack import PACK_SCHEMA, _seal, line_digest, pack
 from leaderboard.sources import load
 from leaderboard.verify import verify
 from tests.leaderboard.make_golden import GOLDEN, colored_run
@@ -100,7 +100,9 @@ def test_a_pack_of_another_kind_is_refused(tmp_path: Path, schema: str, message:
         ({"own": "{}"}, "it has no 'settings'"),
         ({"own": "[" * 5000}, "nested deeper than 100 levels"),
         ({"own": '{"run_id": 1, "run_id": 2}'}, "names 'run_id' twice"),
-        ({"own": None}, "NoneType"),
+        ({"own": None}, "its own is no text"),
+        ({"place": {}}, "its place is no text"),
+        ({"brier": [2.5] * 6}, "out of its range"),
         ({"settings": "{}"}, "settings"),
         ({"done": '{"status": "finished", "status": "diverged"}'}, "names 'status' twice"),
         ({"state": "won"}, "its state is 'won'"),
@@ -143,25 +145,23 @@ def test_what_changed_after_packing_is_noticed(tmp_path: Path) -> None:
     assert "ends after 1 of 2 records" in bad.reason
 
 
-def test_a_damaged_page_of_parquet_is_named_and_other_groups_stand(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.9, 0.99])
+def test_parquet_that_changed_after_packing_is_noticed(tmp_path: Path, place: float) -> None:
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
     write_sweep(tmp_path / "sweep")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("leaderboard.pack._ROWS_AT_A_TIME", 10)
-        path = pack(load([tmp_path / "sweep"])[0], tmp_path / "records.parquet")
-    metadata = parquet.ParquetFile(path).metadata
-    column = next(
-        column
-        for column in map(metadata.row_group(1).column, range(metadata.num_columns))
-        if column.path_in_schema.startswith("accuracy")
-    )
+    path = pack(load([tmp_path / "sweep"])[0], tmp_path / "records.parquet")
     content = bytearray(path.read_bytes())
-    content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
+    content[int(place * len(content))] ^= 1
     path.write_bytes(content)
-    records, (bad,) = load([path])
-    assert len(records) == metadata.num_rows - 10
-    assert bad.place == "records.parquet, records 11 to 20"
-    assert "CRC" in bad.reason
+    with pytest.raises(RecordError, match=r"was changed after it was packed|of this version"):
+        load([path])
+
+
+def test_a_packed_file_of_parquet_is_one_to_other_programs(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    records, _ = load([GOLDEN / "records"])
+    table = parquet.read_table(pack(records, tmp_path / "records.parquet"))
+    assert sorted(table.column("place").to_pylist()) == sorted(each.place for each in records)
 
 
 def test_a_damaged_pack_is_left_out_beside_others_and_refused_alone(tmp_path: Path) -> None:
@@ -183,6 +183,9 @@ def test_a_table_of_other_columns_is_no_pack(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
     schema = pyarrow.schema([("own", pyarrow.int64())], metadata={"schema": PACK_SCHEMA})
     parquet.write_table(pyarrow.table({"own": [1]}, schema=schema), tmp_path / "a.parquet")
+    with pytest.raises(RecordError, match="no packed file of this version"):
+        load([tmp_path / "a.parquet"])
+    _seal(tmp_path / "a.parquet")
     with pytest.raises(RecordError, match="has other columns than a packed file"):
         load([tmp_path / "a.parquet"])
 
