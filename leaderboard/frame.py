@@ -43,6 +43,7 @@ from leaderboard.shared_settings import (
 METRICS = ("accuracy", "nll", "brier", "ece")
 LARGEST = (1.0, 1e100, 2.0, 1.0)
 """What each metric can be at the most; of the loss, what its squares can be added up of."""
+MOST_SECONDS = 1e12
 UNKNOWN_COUNT = -1
 
 Origin = Literal["dgbench", "DomainBed"]
@@ -315,7 +316,7 @@ def from_run(run: Run) -> Record:
         state=run.state,
         rule=run.run["settings"]["selection"],
         conclusion_text=conclusion,
-        seconds=None if run.done is None else run.done["seconds"],
+        seconds=None if run.done is None else float(run.done["seconds"]),
         sha256=content_sha256(run.run, checks, run.done, conclusion),
         done_text=None if run.done is None else canonical_json(run.done),
     )

@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboard.errors import DamagedError, NewerSchemaError, RecordError
-from leaderboard.frame import LARGEST, METRICS, Checks, LeftOut, Origin, Record, positions, record
+from leaderboard.frame import (
+    LARGEST,
+    METRICS,
+    MOST_SECONDS,
+    Checks,
+    LeftOut,
+    Origin,
+    Record,
+    positions,
+    record,
+)
 from leaderboard.pack import (
     FLOATS,
     INTEGERS,
@@ -75,6 +85,9 @@ def read_pack(path: str | Path) -> Iterator[Record | LeftOut]:
 
 
 def _record(row: Mapping[str, Any]) -> Record:
+    seconds = row["total_seconds"]
+    if seconds is not None and not 0 <= seconds <= MOST_SECONDS:
+        raise RecordError(f"its total_seconds are {seconds!r}, not between 0 and {MOST_SECONDS:g}")
     for name, known in _KNOWN.items():
         if row[name] not in known:
             raise RecordError(f"its {name} is {row[name]!r}: expected one of {known}")
@@ -91,7 +104,7 @@ def _record(row: Mapping[str, Any]) -> Record:
         state=row["state"],
         rule=row["rule"],
         conclusion_text=_conclusion(row["conclusion"]),
-        seconds=row["total_seconds"],
+        seconds=seconds,
         sha256=row["sha256"],
         done_text=row["done"],
         own_text=row["own"],
@@ -218,8 +231,6 @@ def _from_json(row: Mapping[str, Any]) -> dict[str, Any]:
     for name in TEXTS:
         if not isinstance(row[name], str) and (row[name] is not None or name in _REQUIRED):
             raise RecordError(f"its {name} is no text")
-    if not isinstance(row["total_seconds"], float | int | None):
-        raise RecordError("its total_seconds is no number")
     arrays = {name: np.array(row[name], dtype=np.float64) for name in FLOATS}
     arrays |= {name: np.array(row[name], dtype=np.int64) for name in INTEGERS}
     names = {name: tuple(row[name]) for name in NAMES}

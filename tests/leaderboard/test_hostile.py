@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,20 @@ def test_no_value_anywhere_stops_a_table(file: str, name: str, bad: Path) -> Non
         (row,) = (r for section in board.sections for r in section.rows if r.label == "erm")
         assert [cell.n for cell in row.cells] == [3]
         assert all(entry.place in text for entry in board.left_out)
+
+
+@pytest.mark.parametrize("seconds", ["1e308", str(10**30), "1e13"])
+@pytest.mark.parametrize("file", ["done.json", "checks.jsonl"])
+def test_no_run_takes_longer_than_anything(file: str, seconds: str, bad: Path) -> None:
+    """Squares of such numbers overflow, and no pack can hold them."""
+    before = (bad / file).read_text()
+    after = re.sub(r'"seconds": ?[0-9.]+', f'"seconds": {seconds}', before)
+    assert after != before
+    (bad / file).write_text(after)
+    if file == "checks.jsonl":
+        rehash(bad)
+    (left_out,) = board_without(bad).left_out
+    assert "seconds" in left_out.reason
 
 
 def test_a_value_that_is_named_twice_is_not_guessed(bad: Path) -> None:

@@ -108,6 +108,8 @@ def test_a_pack_of_another_kind_is_refused(tmp_path: Path, schema: str, message:
         ({"state": "won"}, "its state is 'won'"),
         ({"splits": ["+90%/main"] * 6}, "cannot reshape"),
         ({"seconds": []}, "the seconds of 0"),
+        ({"total_seconds": 1e308}, "total_seconds are 1e[+]308"),
+        ({"total_seconds": "1"}, "not supported between"),
     ],
 )
 def test_a_bad_record_is_named_and_the_others_stand(
