@@ -46,6 +46,14 @@ def assert_others_stand(sources: Sources, paths: list[Path], whole: int) -> None
     assert len(found) + len(left_out) >= whole or left_out
 
 
+def assert_answered(*call: object) -> None:
+    """A command has an answer, good or bad, or ends in one message."""
+    code, _, errors = command(*call)
+    assert code in (0, 1, 2)
+    if code == 2:
+        assert_one_message(errors)
+
+
 def damaged_records(sources: Sources, random: Random, folder: Path) -> None:
     """An accident to a file of a record, whose hashes tell."""
     shutil.copytree(sources.runs, folder / "runs")
@@ -91,10 +99,7 @@ def forged_records(sources: Sources, random: Random, folder: Path) -> None:
         ("leaderboard", "verify", folder),
     )
     for call in calls:
-        code, _, errors = command(*call)
-        assert code in (0, 1, 2)
-        if code == 2:
-            assert_one_message(errors)
+        assert_answered(*call)
 
 
 def replaced_files(sources: Sources, random: Random, folder: Path) -> None:
@@ -111,10 +116,7 @@ def replaced_files(sources: Sources, random: Random, folder: Path) -> None:
         ("fit", "--resume", run),
     ):
         if path.name in PARTS or call[0] == "leaderboard":
-            code, _, errors = command(*call)
-            assert code in (0, 1, 2)
-            if code == 2:
-                assert_one_message(errors)
+            assert_answered(*call)
 
 
 def damaged_jobs(sources: Sources, random: Random, folder: Path) -> None:
